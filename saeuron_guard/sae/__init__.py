@@ -1,0 +1,1 @@
+"""Sparse autoencoders in the checkpoint format of EleutherAI/sparsify."""

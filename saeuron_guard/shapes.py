@@ -1,0 +1,30 @@
+"""Tensor shapes that stand in signatures; tests check them at every call (jaxtyping with beartype).
+
+One letter or word, one meaning, wherever it appears: ``batch`` rows of a batch, ``pos`` positions (h * w of a map, or
+tokens), ``d_in`` channels at a hookpoint, ``latents`` the dictionary of an SAE, ``k`` how many of them may fire,
+``features`` the selected ones, ``rows`` 1 or ``batch`` (a timestep for all rows, or one for each), ``places``
+(batch, pos) pairs picked out, ``times`` calibrated timesteps.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from jaxtyping import Bool, Float, Float32, Int64
+from torch import Tensor
+
+# Shape strings are not forward references: F722 and F821 would read them as such.
+Activations: TypeAlias = Float[Tensor, "batch pos d_in"]
+Latents: TypeAlias = Float32[Tensor, "batch pos latents"]
+SelectedLatents: TypeAlias = Float32[Tensor, "batch pos features"]
+FeatureIndices: TypeAlias = Int64[Tensor, "features"]  # noqa: F821
+
+PlaceActivations: TypeAlias = Float[Tensor, "places d_in"]
+PlaceFeatures: TypeAlias = Float32[Tensor, "places features"]
+PlaceFires: TypeAlias = Bool[Tensor, "places features"]
+
+FeatureValues: TypeAlias = Float32[Tensor, "features"]  # noqa: F821
+TimeTable: TypeAlias = Float32[Tensor, "times features"]
+TimeMask: TypeAlias = Bool[Tensor, "times features"]
+RowValues: TypeAlias = Float32[Tensor, "rows features"]
+RowMask: TypeAlias = Bool[Tensor, "rows features"]
