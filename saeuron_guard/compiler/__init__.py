@@ -1,0 +1,1 @@
+"""Turns a policy and the feature registry into a guard's frozen configuration."""

@@ -1,0 +1,158 @@
+"""Compiles a policy into the configuration of a guard: look up, select, merge, order, pin."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from saeuron_guard.compiler.collisions import collisions
+from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Merge, Rule
+from saeuron_guard.compiler.files import guard_digest
+from saeuron_guard.compiler.lookup import RulePoint, look_up
+from saeuron_guard.compiler.merge import Claim, merge
+from saeuron_guard.compiler.select import best_features, edits_of, rounded
+from saeuron_guard.compiler.source import FeatureSource
+from saeuron_guard.errors import CompileError, Problem
+from saeuron_guard.names import GUARD_FORMAT
+from saeuron_guard.policy.model import Policy
+from saeuron_guard.wording import quote
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A guard's configuration together with the operating points that it came from, by (concept, hookpoint)."""
+
+    config: GuardConfig
+    points: tuple[RulePoint, ...]
+
+
+def compile_policy(policy: Policy, registry: FeatureSource) -> GuardConfig:
+    """The guard that ``policy`` describes, from the registry's calibrations and scores.
+
+    Pure: equal policies and registries give equal bytes, in any order of the rules.
+    Raises CompileError with everything that the policy asks for and the registry cannot give.
+    """
+    return compile_with_points(policy, registry).config
+
+
+def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
+    """As ``compile_policy``, for callers that also explain where the configuration came from."""
+    found = look_up(policy, registry)
+    problems = list(found.problems)
+    selected = [(point, _claim(point, registry, problems)) for point in found.points]
+    if problems or found.model is None:
+        raise CompileError(problems)
+    claims, merges = merge(claim for _, claim in selected)
+    kept = {(claim.sae, claim.concept): claim for claim in claims}
+    points = sorted(found.points, key=lambda point: (point.sae.hookpoint, point.concept.name))
+    config = GuardConfig(
+        format=GUARD_FORMAT,
+        policy_name=policy.name,
+        policy_version=policy.version,
+        policy_digest=policy.digest,
+        model=found.model.name,
+        model_fingerprint=found.model.fingerprint,
+        hookpoints=_hookpoints(points, kept),
+        merges=_ordered_merges(merges),
+        collisions=_collisions(points, kept, found.retained, registry),
+        digest="",
+    )
+    return Compiled(replace(config, digest=guard_digest(config)), tuple(points))
+
+
+def _claim(point: RulePoint, registry: FeatureSource, problems: list[Problem]) -> Claim:
+    """The features that a rule chooses at a hookpoint; none at strength 0, which edits nothing."""
+    claim = Claim(point.concept.name, point.sae.name, point.push, ())
+    if point.rule.strength == 0:
+        return claim
+    scores = registry.scores(point.run.name, point.concept.name, max_rank=point.features)
+    chosen = best_features(scores, point.features)
+    if not chosen:
+        problems.append(_nothing_selected(point))
+    return replace(claim, chosen=tuple(chosen))
+
+
+def _nothing_selected(point: RulePoint) -> Problem:
+    place = point.rule.place
+    message = (
+        f"no feature of {point.sae.name} speaks for concept {quote(point.concept.name)}: none of its {point.features} "
+        f"best in run {quote(point.run.name)} has a score above 0 at any timestep, so the rule would do nothing. "
+        f"Score the concept anew, or set its strength to 0."
+    )
+    return Problem(place.file, place.line, place.column, message)
+
+
+def _hookpoints(points: Iterable[RulePoint], kept: dict[tuple[str, str], Claim]) -> tuple[HookpointConfig, ...]:
+    by_hookpoint: dict[str, list[RulePoint]] = defaultdict(list)
+    for point in points:
+        by_hookpoint[point.sae.hookpoint].append(point)
+    return tuple(_hookpoint(by_hookpoint[name], kept) for name in sorted(by_hookpoint))
+
+
+def _hookpoint(points: Sequence[RulePoint], kept: dict[tuple[str, str], Claim]) -> HookpointConfig:
+    sae, run = points[0].sae, points[0].run
+    return HookpointConfig(
+        hookpoint=sae.hookpoint,
+        sae=sae.name,
+        sae_path=sae.path,
+        sae_digest=sae.digest,
+        statistics_digest=run.statistics_digest,
+        d_in=sae.d_in,
+        num_latents=sae.num_latents,
+        k=sae.k,
+        timesteps=run.timesteps,
+        largest_gap=largest_gap(run.timesteps),
+        rules=tuple(_rule(point, kept[sae.name, point.concept.name]) for point in points),
+    )
+
+
+def _rule(point: RulePoint, claim: Claim) -> Rule:
+    return Rule(
+        concept=point.concept.name,
+        domain=point.concept.domain,
+        action="scale",
+        strength=rounded(point.rule.strength),
+        multiplier=rounded(point.multiplier),
+        features=edits_of(claim.chosen, point.run.timesteps),
+        why=_why(point, claim),
+    )
+
+
+def _why(point: RulePoint, claim: Claim) -> str:
+    if point.rule.strength == 0:
+        return "strength 0: the policy leaves this concept alone"
+    count = "by calibration" if point.rule.max_features is None else "by the policy"
+    multiplier = "by calibration" if point.rule.multiplier is None else "by the policy"
+    text = (
+        f"the {point.features} best features of each timestep ({count}) by method {point.run.method} "
+        f"in run {point.run.name}; multiplier {multiplier}"
+    )
+    return text if claim.chosen else text + "; stronger rules edit all of them, see merges"
+
+
+def largest_gap(timesteps: Sequence[int]) -> int:
+    """The largest distance of a scheduler's timestep from the nearest calibrated one at which its table still holds.
+
+    That is the widest spacing of the calibrated timesteps; with a single one, 0: only that timestep itself.
+    """
+    return max((earlier - later for earlier, later in pairwise(timesteps)), default=0)
+
+
+def _collisions(
+    points: Iterable[RulePoint],
+    kept: dict[tuple[str, str], Claim],
+    retained: Sequence[str],
+    registry: FeatureSource,
+) -> tuple[Collision, ...]:
+    found: list[Collision] = []
+    for point in points:
+        claim = kept[point.sae.name, point.concept.name]
+        if claim.chosen:
+            found += collisions(claim, point.run.name, point.features, retained, registry)
+    return tuple(sorted(found, key=lambda collision: (collision.feature, collision.concept, collision.retained)))
+
+
+def _ordered_merges(merges: Iterable[Merge]) -> tuple[Merge, ...]:
+    return tuple(sorted(merges, key=lambda record: (record.feature, record.kept)))

@@ -1,0 +1,87 @@
+"""The compiled guard: a frozen hook configuration that people can read, diff and pin by digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureEdit:
+    """How one feature is edited, over the calibrated timesteps of its hookpoint (tuples of equal length T).
+
+    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c); ``threshold[t]``: mean over
+    concepts of mu(i, t, .).  ``score`` is the best over timesteps and ``rank`` its rank there.
+    """
+
+    index: int
+    score: float
+    rank: int
+    active: tuple[bool, ...]
+    mean: tuple[float, ...]
+    threshold: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features."""
+
+    concept: str
+    domain: str
+    action: str
+    strength: float
+    multiplier: float
+    features: tuple[FeatureEdit, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookpointConfig:
+    """Everything that happens at one hookpoint with one SAE. ``timesteps`` are descending."""
+
+    hookpoint: str
+    sae: str
+    sae_path: str
+    sae_digest: str
+    statistics_digest: str
+    d_in: int
+    num_latents: int
+    k: int
+    timesteps: tuple[int, ...]
+    largest_gap: int
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """A feature that several rules chose; only the rule of ``kept`` edits it."""
+
+    feature: str
+    kept: str
+    dropped: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collision:
+    """A feature edited for ``concept`` that is also among the best features of ``retained``."""
+
+    feature: str
+    concept: str
+    retained: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """A compiled policy. ``digest`` covers all other fields."""
+
+    format: str
+    policy_name: str
+    policy_version: str
+    policy_digest: str
+    model: str
+    model_fingerprint: str
+    hookpoints: tuple[HookpointConfig, ...]
+    merges: tuple[Merge, ...]
+    collisions: tuple[Collision, ...]
+    digest: str

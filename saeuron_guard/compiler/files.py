@@ -1,0 +1,81 @@
+"""``guard.json``: a guard's configuration as a file that people read, diff and pin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+from saeuron_guard.compiler.config import GuardConfig
+from saeuron_guard.compiler.decode import MalformedError, decode
+from saeuron_guard.compiler.soundness import unsound
+from saeuron_guard.digests import canonical_json, digest_of
+from saeuron_guard.errors import ArtefactError
+
+_ONE_LINE: Final = frozenset({"features", "merges", "collisions"})
+"""Lists whose entries take one line each, so that a diff shows one changed feature as one changed line."""
+
+_SHORT: Final = frozenset({"timesteps"})
+"""Lists that take one line as a whole."""
+
+
+def guard_digest(config: GuardConfig) -> str:
+    """The digest of everything in ``config`` but its digest."""
+    value = asdict(config)
+    del value["digest"]
+    return digest_of(value)
+
+
+def guard_json(config: GuardConfig) -> str:
+    """``config`` as JSON with sorted keys and one feature, merge or collision a line; equal configs give equal text."""
+    return _render(asdict(config), 0, "") + "\n"
+
+
+def parse_guard_json(text: str, file: str) -> GuardConfig:
+    """The configuration in ``text``; ``file`` is named in errors.
+
+    Raises ArtefactError when it is not JSON, has missing, unknown or ill-typed fields, contradicts itself in sizes, or
+    does not have the digest that it states.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        config = decode(GuardConfig, value, "")
+    except (MalformedError, json.JSONDecodeError, RecursionError) as error:
+        raise _broken(file, str(error)) from error
+    for problem in unsound(config):
+        raise _broken(file, problem)
+    actual = guard_digest(config)
+    if config.digest != actual:
+        raise ArtefactError(
+            f"{file}: the contents have digest {actual}, but the file states {config.digest}: it was changed by hand "
+            f"or damaged. Compile the policy again."
+        )
+    return config
+
+
+def _broken(file: str, problem: str) -> ArtefactError:
+    return ArtefactError(f"{file}: not a sound guard configuration: {problem}. Compile the policy again.")
+
+
+def _render(value: Any, depth: int, key: str) -> str:
+    inner, outer = "  " * (depth + 1), "  " * depth
+    if isinstance(value, dict) and value:
+        rows = [f"{inner}{json.dumps(name)}: {_render(value[name], depth + 1, name)}" for name in sorted(value)]
+        return "{\n" + ",\n".join(rows) + f"\n{outer}}}"
+    if isinstance(value, list | tuple) and value and key not in _SHORT:
+        line = canonical_json if key in _ONE_LINE else lambda entry: _render(entry, depth + 1, "")
+        return "[\n" + ",\n".join(inner + line(entry) for entry in value) + f"\n{outer}]"
+    return canonical_json(value)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedError(f"key {twice!r} occurs twice in one object")
+    return value
+
+
+def _no_constant(text: str) -> float:
+    raise MalformedError(f"{text} is not a number that JSON knows")

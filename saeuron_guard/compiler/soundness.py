@@ -1,0 +1,76 @@
+"""What must hold inside a guard's configuration beyond the types of its fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
+from saeuron_guard.names import FEATURE, GUARD_FORMAT, LARGEST_STRENGTH
+
+ACTIONS = ("scale",)
+
+
+def unsound(config: GuardConfig) -> Iterator[str]:
+    """Everything in which ``config`` contradicts itself or the format that it states, most general first."""
+    if config.format != GUARD_FORMAT:
+        yield f"format is {config.format!r}, this release reads {GUARD_FORMAT!r}"
+    hookpoints = [hookpoint.hookpoint for hookpoint in config.hookpoints]
+    if not hookpoints:
+        yield "hookpoints is empty"
+    if len(set(hookpoints)) != len(hookpoints):
+        yield "one hookpoint occurs twice"
+    for hookpoint in config.hookpoints:
+        yield from _unsound_hookpoint(hookpoint)
+    named = [merge.feature for merge in config.merges] + [collision.feature for collision in config.collisions]
+    for feature in named:
+        if not FEATURE.fullmatch(feature):
+            yield f"{feature!r} is not the name of a feature, expected sae:index"
+
+
+def _unsound_hookpoint(hookpoint: HookpointConfig) -> Iterator[str]:
+    name = hookpoint.hookpoint
+    if min(hookpoint.d_in, hookpoint.num_latents, hookpoint.k) < 1 or hookpoint.k > hookpoint.num_latents:
+        yield f"{name}: d_in, num_latents and k must be at least 1, and k at most num_latents"
+    if not hookpoint.timesteps or any(earlier <= later for earlier, later in pairwise(hookpoint.timesteps)):
+        yield f"{name}: timesteps must be a strictly falling list, not empty"
+    if hookpoint.largest_gap < 0:
+        yield f"{name}: largest_gap is {hookpoint.largest_gap}, expected 0 or more"
+    concepts = [rule.concept for rule in hookpoint.rules]
+    if not concepts or len(set(concepts)) != len(concepts):
+        yield f"{name}: expected at least one rule, and one for each concept"
+    for rule in hookpoint.rules:
+        yield from _unsound_rule(rule, hookpoint)
+    yield from _edited_twice(hookpoint)
+
+
+def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
+    where = f"{hookpoint.hookpoint}, {rule.concept}"
+    if rule.action not in ACTIONS:
+        yield f"{where}: unknown action {rule.action!r}, this release knows {', '.join(ACTIONS)}"
+    if not 0 <= rule.strength <= LARGEST_STRENGTH:
+        yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
+    indices = [edit.index for edit in rule.features]
+    if len(set(indices)) != len(indices):
+        yield f"{where}: one feature occurs twice"
+    for edit in rule.features:
+        if not 0 <= edit.index < hookpoint.num_latents:
+            yield f"{where}: feature {edit.index} does not exist, the SAE has {hookpoint.num_latents}"
+        sizes = {len(edit.active), len(edit.mean), len(edit.threshold)}
+        if sizes != {len(hookpoint.timesteps)}:
+            yield (
+                f"{where}, feature {edit.index}: active, mean and threshold have {sorted(sizes)} values, "
+                f"expected {len(hookpoint.timesteps)}, one for each timestep"
+            )
+
+
+def _edited_twice(hookpoint: HookpointConfig) -> Iterator[str]:
+    """Two rules that edit one feature at one timestep: the compiler settles that, so a file that has it is forged."""
+    seen: dict[tuple[int, int], str] = {}
+    for rule in hookpoint.rules:
+        for edit in rule.features:
+            for t, active in enumerate(edit.active):
+                other = seen.setdefault((edit.index, t), rule.concept) if active else rule.concept
+                if other != rule.concept:
+                    yield f"{hookpoint.hookpoint}: feature {edit.index} is edited for both {other} and {rule.concept}"
+                    return

@@ -1,0 +1,37 @@
+"""What the compiler asks of the feature registry, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from saeuron_guard.registry.records import (
+    Calibration,
+    ConceptRecord,
+    FeatureScore,
+    ModelRecord,
+    SaeRecord,
+    ScoringRun,
+)
+
+
+class FeatureSource(Protocol):
+    """The part of ``FeatureRegistry`` that compiling reads; unknown names raise RegistryError."""
+
+    def models(self) -> Sequence[ModelRecord]:
+        """All models."""
+
+    def concepts(self, domain: str | None = None) -> Sequence[ConceptRecord]:
+        """All concepts, or those of one domain."""
+
+    def sae(self, name: str) -> SaeRecord:
+        """One sparse autoencoder."""
+
+    def run(self, name: str) -> ScoringRun:
+        """One scoring run."""
+
+    def calibration(self, model: str, concept: str) -> Calibration | None:
+        """The chosen operating points of a concept on a model, or None when it was never calibrated."""
+
+    def scores(self, run: str, concept: str, *, max_rank: int | None = None) -> Sequence[FeatureScore]:
+        """A concept's feature scores in a run, best ranks first within a timestep."""
