@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from saeuron_guard.digests import digest_of, digest_of_file
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.resources import inside
 
 _PINNED = {".json", ".safetensors", ".txt", ".model"}
 """Suffixes of files that change what a judge says: settings, weights, vocabularies. Not its documentation."""
@@ -43,3 +45,19 @@ def read_settings(path: Path) -> dict[str, object]:
     if not isinstance(value, dict):
         raise ArtefactError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Compare the folder with its registered digests; raises ArtefactError for any difference.
+
+    A setting, weight or vocabulary file that is not registered counts as a difference, too.
+    """
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in _PINNED}
+    if unknown := sorted(present - set(files)):
+        raise ArtefactError(f"{folder}: the registry does not know {', '.join(unknown)}; remove or register them")
+    for relative, expected in sorted(files.items()):
+        path = inside(folder, relative)
+        if not path.is_file():
+            raise ArtefactError(f"{path}: missing; restore it from where the registry came from")
+        if (actual := digest_of_file(path)) != expected:
+            raise ArtefactError(f"{path}: not the registered file (expected {expected}, got {actual}); restore it")

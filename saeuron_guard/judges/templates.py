@@ -11,8 +11,18 @@ from saeuron_guard.errors import ArtefactError
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 DEFAULT_TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "object": ("An image of {object}.", "A picture of {object}.", "An image of {object} in {style} style."),
-    "style": ("An image in {style} style.", "A picture in {style} style.", "An image of {object} in {style} style."),
+    "object": (
+        "An image of {object}.",
+        "a picture of a {object}",
+        "a {object}",
+        "An image of {object} in {style} style.",
+    ),
+    "style": (
+        "An image in {style} style.",
+        "a picture drawn in {style} style",
+        "{style} style",
+        "An image of {object} in {style} style.",
+    ),
 }
 """Per domain; a field is a domain's name. Fields of other domains are filled with each of their concepts in turn."""
 
