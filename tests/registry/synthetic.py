@@ -88,9 +88,10 @@ def run_name(domain: str) -> str:
 
 def own_features(position: int, synthetic: Synthetic) -> list[int]:
     """Features of the concept at ``position``, best first."""
-    features = [10 * position + rank for rank in range(synthetic.features)]
-    features[2] = SHARED_FEATURE
-    return features
+    first = max(10, synthetic.features) * position
+    own = [index + (index >= SHARED_FEATURE) for index in range(first, first + synthetic.features)]
+    own[2] = SHARED_FEATURE
+    return own
 
 
 def scores(synthetic: Synthetic) -> dict[str, npt.NDArray[np.generic]]:

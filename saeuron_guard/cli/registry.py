@@ -1,0 +1,184 @@
+"""``registry migrate``, ``check``, ``list`` and ``show``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from saeuron_guard.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from saeuron_guard.registry.checks import RegistryCheck
+    from saeuron_guard.registry.store import FeatureRegistry
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+DATABASE_HELP = "URL of the registry's database, such as sqlite:////srv/registry.sqlite or postgresql+psycopg://host/db."
+
+
+def database_option(command: _Command) -> _Command:
+    """The option that names the database; without it, the shipped registry."""
+    return click.option("--database", metavar="URL", envvar="SAEURON_GUARD_DATABASE", help=DATABASE_HELP)(command)
+
+
+def layout_option(command: _Command) -> _Command:
+    """The option that chooses what the output looks like."""
+    return click.option("--format", "layout", type=click.Choice(["text", "json"]), default="text", show_default=True)(
+        command
+    )
+
+
+@click.group()
+def registry() -> None:
+    """Look up models, concepts and features."""
+
+
+@registry.command()
+@database_option
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Manifest to fill the database from; without it, the shipped one.",
+)
+def migrate(database: str | None, manifest: Path | None) -> None:
+    """Make or upgrade the database and fill it from the manifest.
+
+    The shipped registry needs no such step: it is built on first use.
+
+    \b
+    Example:
+      saeuron-guard registry migrate --database postgresql+psycopg://guard@db/registry
+    """
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.built(database, manifest=manifest) as opened:
+        click.echo(f"{opened.place} holds {_contents(opened)}")
+
+
+@registry.command()
+@database_option
+@layout_option
+@click.pass_context
+def check(context: click.Context, database: str | None, layout: str) -> None:
+    """Compare the database and every pinned file with what the manifest says.
+
+    \b
+    Example:
+      saeuron-guard registry check
+    """
+    from saeuron_guard.registry.checks import check_registry
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.open(database) as opened:
+        result = check_registry(opened)
+    if layout == "json":
+        click.echo(_json({"passed": result.passed, **dataclasses.asdict(result)}))
+    else:
+        click.echo("\n".join(_check_lines(result)))
+    if not result.passed:
+        context.exit(ArtefactError.exit_code)
+
+
+@registry.command("list")
+@database_option
+@click.option("--domain", metavar="NAME", help="Only concepts of this domain.")
+@click.option("--models", "list_models", is_flag=True, help="List models, SAEs, scoring runs and judges instead.")
+@layout_option
+def list_command(database: str | None, domain: str | None, list_models: bool, layout: str) -> None:
+    """List concepts with the calibration that removes them.
+
+    \b
+    Example:
+      saeuron-guard registry list --domain style
+    """
+    from saeuron_guard.cli.registry_text import concept_table, model_tables
+    from saeuron_guard.registry.pages import concept_overview
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.open(database) as opened:
+        if list_models:
+            contents = _named_things(opened)
+            click.echo(_json(contents) if layout == "json" else "\n".join(model_tables(contents)))
+            return
+        overview = concept_overview(opened, domain)
+    if layout == "json":
+        click.echo(_json([dataclasses.asdict(page) for page in overview]))
+    else:
+        click.echo("\n".join(concept_table(overview)))
+
+
+@registry.command()
+@click.argument("name", metavar="CONCEPT|SAE:INDEX")
+@database_option
+@click.option(
+    "--features",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Features to show where calibration chose none; text shows no more than that of those it chose.",
+)
+@layout_option
+def show(name: str, database: str | None, features: int, layout: str) -> None:
+    """Show which features carry a concept, or which concepts use a feature.
+
+    \b
+    Example:
+      saeuron-guard registry show pistol
+      saeuron-guard registry show emoji-canvas/objects:17
+    """
+    from saeuron_guard.cli.registry_text import concept_lines, feature_lines
+    from saeuron_guard.registry.pages import concept_page, feature_page
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.open(database) as opened:
+        if ":" in name:  # no concept's name has a colon
+            used = feature_page(opened, name)
+            click.echo(_json(dataclasses.asdict(used)) if layout == "json" else "\n".join(feature_lines(used)))
+        else:
+            page = concept_page(opened, name, features=features)
+            text = _json(dataclasses.asdict(page)) if layout == "json" else "\n".join(concept_lines(page, features))
+            click.echo(text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _named_things(opened: FeatureRegistry) -> dict[str, list[dict[str, Any]]]:
+    """Models and what belongs to them, by kind, as plain values."""
+    models = opened.models()
+    found: dict[str, Iterable[Any]] = {
+        "models": models,
+        "saes": [sae for model in models for sae in opened.saes(model.name)],
+        "scoring_runs": opened.runs(),
+        "prompt_sets": opened.prompt_sets(),
+        "judges": opened.judges(),
+    }
+    return {kind: [dataclasses.asdict(record) for record in records] for kind, records in found.items()}
+
+
+def _contents(opened: FeatureRegistry) -> str:
+    models = [model.name for model in opened.models()]
+    calibrated = sum(len(opened.calibrations(model)) for model in models)
+    return (
+        f"{len(models)} models, {len(opened.concepts())} concepts and {calibrated} calibrations "
+        f"(manifest {opened.manifest_digest()})"
+    )
+
+
+def _check_lines(result: RegistryCheck) -> Iterable[str]:
+    yield f"database {result.database}"
+    yield f"manifest {result.manifest}: {result.manifest_digest}"
+    for problem in result.problems:
+        yield f"FAILED {problem}"
+    for artefact in result.artefacts:
+        if not artefact.passed:
+            got = artefact.actual or "no such file"
+            yield f"FAILED {artefact.path} ({artefact.owner}): expected {artefact.expected}, got {got}"
+    passed = sum(artefact.passed for artefact in result.artefacts)
+    yield f"{passed} of {len(result.artefacts)} pinned files are as recorded"

@@ -1,0 +1,182 @@
+"""``registry/manifest.yaml``, the reviewable truth about what the registry holds: read, checked, written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from saeuron_guard.documents import Document, document_problems, draft_document
+from saeuron_guard.errors import ManifestError
+from saeuron_guard.names import API_VERSION
+from saeuron_guard.registry.consistency import consistency_problems
+from saeuron_guard.registry.records import (
+    Calibration,
+    ConceptRecord,
+    JudgeRecord,
+    ModelRecord,
+    OperatingPoint,
+    PromptSetRecord,
+    SaeRecord,
+    ScoringRun,
+)
+from saeuron_guard.registry.schema import KIND, MANIFEST_SCHEMA
+from saeuron_guard.strict_yaml import read_yaml
+
+LARGEST_MANIFEST: Final = 8 << 20
+"""Bytes. The embedded model's manifest is a hundredth of it."""
+
+SIGNIFICANT_DIGITS: Final = 6
+"""Of floating-point numbers as written: more than any figure here means, few enough to read."""
+
+_HEADER: Final = """\
+# What this registry holds and how it came about: models, sparse autoencoders, concepts, scores, calibrations, judges.
+# The program writes this file; people review it. README.md beside it explains the fields.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that the manifest says, always sorted: by name, calibrations by model and concept."""
+
+    models: tuple[ModelRecord, ...] = ()
+    saes: tuple[SaeRecord, ...] = ()
+    concepts: tuple[ConceptRecord, ...] = ()
+    prompt_sets: tuple[PromptSetRecord, ...] = ()
+    scoring_runs: tuple[ScoringRun, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    judges: tuple[JudgeRecord, ...] = ()
+
+    def __post_init__(self) -> None:
+        for part in ("models", "saes", "concepts", "prompt_sets", "scoring_runs", "judges"):
+            object.__setattr__(self, part, tuple(sorted(getattr(self, part), key=lambda record: str(record.name))))
+        by_place = sorted(self.calibrations, key=lambda calibration: (self.model_of(calibration), calibration.concept))
+        object.__setattr__(self, "calibrations", tuple(by_place))
+
+    def model_of(self, calibration: Calibration) -> str:
+        """The model that a calibration is for: that of its SAEs; empty when they are unknown."""
+        models = {sae.name: sae.model for sae in self.saes}
+        return models.get(calibration.points[0].sae, "") if calibration.points else ""
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Read and check a manifest; raises ManifestError with all problems of the file, each with line and column."""
+    document = draft_document(path, max_bytes=LARGEST_MANIFEST, error=ManifestError)
+    problems = document_problems(document, MANIFEST_SCHEMA, KIND) or consistency_problems(document)
+    if problems:
+        raise ManifestError(problems)
+    return _manifest(document)
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write ``manifest`` so that equal content gives equal bytes, replacing the file in one step.
+
+    Floating-point numbers are rounded to SIGNIFICANT_DIGITS.  What ``load_manifest`` would refuse raises its
+    ManifestError and leaves the old file as it was.
+    """
+    text = _HEADER + yaml.dump(
+        _document(manifest), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120
+    )
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        load_manifest(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _manifest(document: Document) -> Manifest:
+    value = document.value
+    return Manifest(
+        models=_records(ModelRecord, value["models"]),
+        saes=_records(SaeRecord, value["saes"]),
+        concepts=_records(ConceptRecord, value["concepts"]),
+        prompt_sets=_records(PromptSetRecord, value.get("prompt_sets", [])),
+        scoring_runs=_records(ScoringRun, value.get("scoring_runs", [])),
+        calibrations=tuple(_calibration(entry) for entry in value.get("calibrations", [])),
+        judges=_records(JudgeRecord, value.get("judges", [])),
+    )
+
+
+def _records(kind: type[Any], entries: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
+    return tuple(_record(kind, entry) for entry in entries)
+
+
+def _record(kind: type[Any], entry: Mapping[str, Any]) -> Any:
+    """A record from a checked entry: whole numbers become floats and lists tuples where the record says so."""
+    values = dict(entry)
+    for field in dataclasses.fields(kind):
+        if field.name in values and field.type == "float":
+            values[field.name] = float(values[field.name])
+    if "timesteps" in values:
+        values["timesteps"] = tuple(values["timesteps"])
+    if "labels" in values:
+        values["labels"] = {domain: tuple(names) for domain, names in values["labels"].items()}
+    return kind(**values)
+
+
+def _calibration(entry: Mapping[str, Any]) -> Calibration:
+    return Calibration(
+        concept=entry["concept"],
+        points=tuple(_record(OperatingPoint, point) for point in entry["points"]),
+        figures={name: float(figure) for name, figure in entry["figures"].items()},
+        provenance=entry["provenance"],
+    )
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND}
+    for field in dataclasses.fields(manifest):
+        document[field.name] = [_entry(record) for record in getattr(manifest, field.name)]
+    document["calibrations"] = [
+        {"concept": calibration.concept, "model": manifest.model_of(calibration), **_entry(calibration)}
+        for calibration in manifest.calibrations
+    ]
+    return document
+
+
+def _entry(record: Any) -> dict[str, Any]:
+    """A record's fields in their order, with the keys inside of them sorted."""
+    return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0  # + 0.0: no "-0.0" for a rounded nothing
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value)}
+    if dataclasses.is_dataclass(value):
+        return _entry(value)
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML whose every value the strict reader reads as it was, with lists of numbers on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
+        """Write equal values out every time: the strict reader refuses aliases."""
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    # PyYAML follows YAML 1.1 and leaves 123e4 bare, which YAML 1.2 takes for a number.
+    plain = read_yaml(text, "").value == text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else "'")
+
+
+def _represent_list(dumper: _Dumper, values: list[Any]) -> yaml.Node:
+    numbers = all(isinstance(value, int | float) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=numbers)
+
+
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(list, _represent_list)

@@ -1,0 +1,192 @@
+"""The tables of the registry's database. ``migrations/`` makes them; a test proves that both say the same."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from saeuron_guard.names import PROMPT_ROLES
+
+REVISION: Final = "0001"
+"""The migration that these tables belong to; opening a database compares it without loading Alembic."""
+
+NAMING: Final = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name on every database, so that a later migration can alter it."""
+
+NAME: Final = String(128)
+DIGEST: Final = String(71)
+"""``sha256:`` and 64 hexadecimal digits."""
+
+metadata = MetaData(naming_convention=NAMING)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+"""Facts about the database itself: the digest of the manifest that it holds, the release that wrote it."""
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("family", NAME, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("fingerprint", DIGEST, nullable=False),
+    Column("resolution", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("guidance", Float, nullable=False),
+    Column("scheduler", NAME, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("licence", Text, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    UniqueConstraint("name"),
+)
+
+saes = Table(
+    "saes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("hookpoint", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("digest", DIGEST, nullable=False),
+    Column("d_in", Integer, nullable=False),
+    Column("num_latents", Integer, nullable=False),
+    Column("k", Integer, nullable=False),
+    Column("variant", NAME, nullable=False),
+    Column("fvu", Float, nullable=False),
+    Column("dead_share", Float, nullable=False),
+    Column("l0", Float, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    UniqueConstraint("name"),
+    CheckConstraint("k > 0 AND k <= num_latents", name="k_within_latents"),
+    Index(None, "model_id", "hookpoint"),
+)
+
+concepts = Table(
+    "concepts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("domain", NAME, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    UniqueConstraint("name"),
+    Index(None, "domain"),
+)
+
+prompt_sets = Table(
+    "prompt_sets",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("digest", DIGEST, nullable=False),
+    UniqueConstraint("name"),
+    CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in PROMPT_ROLES)), name="role_known"),
+    Index(None, "model_id"),
+)
+
+judges = Table(
+    "judges",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("path", Text, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    UniqueConstraint("name"),
+)
+
+scoring_runs = Table(
+    "scoring_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("sae_id", ForeignKey("saes.id"), nullable=False),
+    Column("method", NAME, nullable=False),
+    Column("statistics_path", Text, nullable=False),
+    Column("statistics_digest", DIGEST, nullable=False),
+    Column("timesteps", JSON, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    UniqueConstraint("name"),
+    Index(None, "sae_id"),
+)
+
+feature_scores = Table(
+    "feature_scores",
+    metadata,
+    Column("run_id", ForeignKey("scoring_runs.id"), nullable=False),
+    Column("concept_id", ForeignKey("concepts.id"), nullable=False),
+    Column("timestep", Integer, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("feature", Integer, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("mean", Float, nullable=False),
+    Column("mean_others", Float, nullable=False),
+    Column("threshold", Float, nullable=False),
+    Column("firing_rate", Float, nullable=False),
+    # Answers "the scores of (run, concept)"; without a row id, SQLite stores the rows in this order.
+    PrimaryKeyConstraint("run_id", "concept_id", "timestep", "rank"),
+    # Answers "who uses feature (sae, index)" through the runs of the SAE.
+    UniqueConstraint("run_id", "feature", "concept_id", "timestep"),
+    CheckConstraint("rank >= 0 AND feature >= 0", name="not_negative"),
+    sqlite_with_rowid=False,
+)
+
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("concept_id", ForeignKey("concepts.id"), nullable=False),
+    Column("figures", JSON, nullable=False),
+    Column("provenance", JSON, nullable=False),
+    UniqueConstraint("model_id", "concept_id"),
+    Index(None, "concept_id"),
+)
+
+operating_points = Table(
+    "operating_points",
+    metadata,
+    Column("calibration_id", ForeignKey("calibrations.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("sae_id", ForeignKey("saes.id"), nullable=False),
+    Column("run_id", ForeignKey("scoring_runs.id"), nullable=False),
+    Column("features", Integer, nullable=False),
+    Column("multiplier", Float, nullable=False),
+    PrimaryKeyConstraint("calibration_id", "position"),
+    UniqueConstraint("calibration_id", "sae_id"),
+    CheckConstraint("features > 0", name="some_features"),
+    Index(None, "run_id"),
+    Index(None, "sae_id"),
+)
