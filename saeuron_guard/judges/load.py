@@ -68,7 +68,9 @@ def _folder(folder: Path, name: str, concepts: Mapping[str, tuple[str, ...]]) ->
         return clip.ClipJudge.load(folder, concepts, name=name)
     if classifier.classifier_folders(folder):
         return classifier.ClassifierJudge.load(folder, name=name)
-    raise ArtefactError(f"{folder} is not a judge: it holds neither {clip.CONFIG} nor classifiers ({classifier.CONFIG})")
+    raise ArtefactError(
+        f"{folder} is not a judge: it holds neither {clip.CONFIG} nor classifiers ({classifier.CONFIG})"
+    )
 
 
 def _concepts(registry: FeatureRegistry) -> dict[str, tuple[str, ...]]:
