@@ -125,7 +125,16 @@ def _explain_missing_keys(document: Document, pointer: Pointer, error: _Violatio
         if key not in error.instance:
             hint = _expected(error.schema.get("properties", {}).get(key, {}))
             where = f" in {pointer_text(pointer)}" if pointer else ""
-            yield document.key_problem(pointer, f"missing key {quote(key)}{where}" + (f": {hint}" if hint else ""))
+            yield document.key_problem(pointer, f"missing key {quote(key)}{where}" + (f" ({hint})" if hint else ""))
+
+
+def _explain_alternatives(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+    keys = [key for inner in error.context if inner.validator == "required" for key in inner.validator_value]
+    if keys:
+        where = f" in {pointer_text(pointer)}" if pointer else ""
+        yield document.key_problem(pointer, f"missing key {one_of([quote(key) for key in keys])}{where}")
+    else:
+        yield from _explain_value(document, pointer, error)
 
 
 def _explain_repetition(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
@@ -149,6 +158,7 @@ def _explain_value(document: Document, pointer: Pointer, error: _Violation) -> I
 
 _EXPLANATIONS: Final[dict[str, Callable[[Document, Pointer, _Violation], Iterable[Problem]]]] = {
     "additionalProperties": _explain_unknown_keys,
+    "anyOf": _explain_alternatives,
     "required": _explain_missing_keys,
     "uniqueItems": _explain_repetition,
 }

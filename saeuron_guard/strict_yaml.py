@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from saeuron_guard.errors import Problem
-from saeuron_guard.wording import describe
+from saeuron_guard.wording import describe, quote
 
 Pointer = tuple[str | int, ...]
 """The way from the root of a document to one of its values: keys and list positions."""
@@ -27,23 +27,29 @@ _FAST_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TRUTH: Final = {"true": True, "false": False}
 _NOTHING: Final = frozenset({"", "~", "null"})
 _INTEGER: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_FLOAT: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_FLOAT: Final = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?)")
+"""YAML 1.1 takes ``1e3`` and ``1.0e3`` for text, so an exponent needs both a point and a sign."""
+
 _OTHER_TRUTH: Final = re.compile(r"y|yes|n|no|on|off|true|false", re.IGNORECASE)
 _OTHER_NOTHING: Final = frozenset({"Null", "NULL"})
+_NOT_FINITE: Final = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE)
 _OTHER_NUMBER: Final = re.compile(
-    r"[-+]?(?:\.(?:inf|nan)"
-    r"|0[xob][0-9a-f_]+"
+    r"[-+]?(?:0[xob][0-9a-f_]+"
     r"|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
     r"|[0-9][0-9_]*(?:\.[0-9_]*)?(?:e[-+]?[0-9]+)?"
     r"|\.[0-9][0-9_]*(?:e[-+]?[0-9]+)?)",
     re.IGNORECASE,
 )
-"""What YAML 1.1 or 1.2 may take for a number: octal, hexadecimal, base 60, ``1_000``, ``.5``, ``.inf``."""
+"""What some YAML version may take for a number: octal, hexadecimal, base 60, ``1_000``, ``1e3``."""
 
 _UNSEEN: Final = re.compile(
-    "[^\t\n\r\x20-\x7e\x85\xa0-\u200d\u2010-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
-"""Control characters and those that reorder text on the screen, so that a reviewer sees another file than we read."""
+"""Characters that are not seen or that reorder or break lines, so that a reviewer sees another file than we read.
+
+Joiners (U+200C, U+200D) are not among them: scripts and emoji need them.
+"""
 
 
 class Refused:
@@ -63,6 +69,9 @@ def read_yaml(text: str, file: str) -> Reading:
         return reading
     try:
         reading.read(yaml.parse(text, _FAST_LOADER))
+    except _TooDeepError as error:
+        (event,) = error.args
+        reading.value = reading.refuse(event, f"nested more than {DEEPEST} levels deep")
     except yaml.MarkedYAMLError as error:
         reading.value = Refused()
         reading.problems.append(_syntax_problem(file, text, error))
@@ -70,6 +79,10 @@ def read_yaml(text: str, file: str) -> Reading:
         reading.value = Refused()
         reading.problems.append(Problem(file, 0, 0, "the file is empty"))
     return reading
+
+
+class _TooDeepError(Exception):
+    """Ends the reading of a document at an event that is nested too deep."""
 
 
 class Reading:
@@ -89,27 +102,28 @@ class Reading:
             if isinstance(event, yaml.DocumentStartEvent):
                 self._documents += 1
                 if self._documents == 2:
-                    self._refuse(event, "a second document begins here; write one document a file")
+                    self.refuse(event, "a second document begins here; write one document a file")
                     return
             elif isinstance(event, yaml.NodeEvent):
                 self.value = self._node(event, events, ())
 
-    def _refuse(self, event: Any, message: str) -> Refused:
+    def refuse(self, event: Any, message: str) -> Refused:
+        """Note a problem where ``event`` begins; what to put in place of its value."""
         self.problems.append(Problem(self.file, *_place(event), message))
         return Refused()
 
     def _node(self, event: Any, events: Iterator[Any], pointer: Pointer) -> Any:
         self.places[pointer] = _place(event)
         if isinstance(event, yaml.AliasEvent):
-            return self._refuse(event, f"aliases such as *{event.anchor} are not read; write the value out")
+            return self.refuse(event, f"aliases such as *{event.anchor} are not read; write the value out")
         if len(pointer) > DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEEPEST} deep", problem_mark=event.start_mark)
+            raise _TooDeepError(event)
         if event.anchor is not None:
-            self._refuse(event, f"anchors such as &{event.anchor} are not read; remove it")
+            self.refuse(event, f"anchors such as &{event.anchor} are not read; remove it")
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
         if event.tag is not None:
-            self._refuse(event, f"tags such as {_tag(event)} are not read; remove it")
+            self.refuse(event, f"tags such as {_tag(event)} are not read; remove it")
         if isinstance(event, yaml.SequenceStartEvent):
             return self._list(events, pointer)
         return self._mapping(events, pointer)
@@ -130,27 +144,27 @@ class Reading:
             inner = (*pointer, key)
             if key in values:
                 line, column = self.key_places[inner]
-                self._refuse(event, f"key {describe(key)} is given twice (first at {line}:{column}); keep one")
+                self.refuse(event, f"key {quote(key)} is given twice (first at {line}:{column}); keep one")
             self.key_places[inner] = _place(event)
             values[key] = self._node(next(events), events, inner)
         return values
 
     def _key(self, event: Any, events: Iterator[Any], pointer: Pointer) -> str | None:
         if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and event.value == "<<":
-            self._refuse(event, "merge keys (<<) are not read; write the values out")
+            self.refuse(event, "merge keys (<<) are not read; write the values out")
             return None
         known = len(self.problems)
         key = self._node(event, events, (*pointer, ""))
         if isinstance(key, str):
             return key
         if len(self.problems) == known:
-            self._refuse(event, f"a key must be text, got {describe(key)}; put it in quotes")
+            self.refuse(event, f"a key must be text, got {describe(key)}; put it in quotes")
         return None
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
         if event.tag is not None:
-            return self._refuse(event, f"tags such as {_tag(event)} are not read; remove it")
+            return self.refuse(event, f"tags such as {_tag(event)} are not read; remove it")
         return self._plain(event, text) if event.implicit[0] else text
 
     def _plain(self, event: Any, text: str) -> Any:
@@ -167,13 +181,16 @@ class Reading:
     def _doubtful(self, event: Any, text: str) -> Any:
         if _OTHER_TRUTH.fullmatch(text):
             truth = "true" if text.lower() in {"y", "yes", "on", "true"} else "false"
-            return self._refuse(event, f"some programs read {text} as {truth}; write {truth}, or '{text}' in quotes")
+            return self.refuse(event, f"some programs read {text} as {truth}; write {truth}, or '{text}' in quotes")
+        if _NOT_FINITE.fullmatch(text):
+            return self.refuse(event, f"{text} is not a finite number; write one, or '{text}' in quotes")
         if _OTHER_NUMBER.fullmatch(text):
-            return self._refuse(
-                event, f"programs disagree on the number {text}; write it in plain decimals, or '{text}' in quotes"
+            return self.refuse(
+                event,
+                f"not every program reads {text} as the same number; write it in plain decimals, or '{text}' in quotes",
             )
         if text in _OTHER_NOTHING:
-            return self._refuse(event, f"some programs read {text} as null; write null, or '{text}' in quotes")
+            return self.refuse(event, f"some programs read {text} as null; write null, or '{text}' in quotes")
         return text
 
 

@@ -1,0 +1,1 @@
+"""Policies: what teams write, validated and frozen."""

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator
+
+from saeuron_guard.cli.policy import policy
+from saeuron_guard.policy.load import load_policy
+from saeuron_guard.policy.schema import policy_schema
+from saeuron_guard.prompts.schema import prompt_set_schema
+from saeuron_guard.resources import data_folder
+
+WEAPONS = data_folder("policies") / "no-weapons.yaml"
+
+
+def run(*arguments: str | Path) -> Result:
+    """What ``policy`` answers."""
+    return CliRunner().invoke(policy, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """A policy with two mistakes, in lines 4 and 14."""
+    path = tmp_path / "faulty.yaml"
+    lines = WEAPONS.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:4], "  nmae: x", *lines[5:13], "  - concept: on", *lines[14:]]), "utf-8")
+    return path
+
+
+def test_a_valid_policy_is_called_valid() -> None:
+    """The answer names the policy, its version and digest; exit code 0."""
+    result = run("validate", WEAPONS)
+    assert result.exit_code == 0
+    assert result.output == f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest})\n"
+
+
+def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> None:
+    """A faulty file stops neither the rest of itself nor the next file; exit code 2."""
+    result = run("validate", faulty, WEAPONS, tmp_path / "missing.yaml")
+    assert result.exit_code == 2
+    assert result.output.splitlines() == [
+        (
+            f"{faulty}:4:1: missing key 'name' in metadata (a name of lower-case letters, digits and hyphens, such as "
+            "no-weapons)"
+        ),
+        f"{faulty}:5:3: unknown key 'nmae' (metadata.nmae). Did you mean 'name'?",
+        f"{faulty}:14:14: some programs read on as true; write true, or 'on' in quotes",
+        f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest})",
+        f"{tmp_path}/missing.yaml: there is no such file",
+    ]
+
+
+def test_json_tells_the_same(faulty: Path) -> None:
+    """The same problems as data, and the same exit code."""
+    result = run("validate", "--format", "json", faulty, WEAPONS)
+    assert result.exit_code == 2
+    bad, good = json.loads(result.stdout)["files"]
+    assert (bad["file"], bad["valid"], bad["policy"]) == (str(faulty), False, None)
+    assert [(problem["line"], problem["column"]) for problem in bad["problems"]] == [(4, 1), (5, 3), (14, 14)]
+    digest = load_policy(WEAPONS).digest
+    assert good["policy"] == {"name": "no-weapons", "version": "1.0.0", "digest": digest}
+    assert (good["valid"], good["problems"]) == (True, [])
+
+
+def test_audit_prompts_have_to_exist(tmp_path: Path) -> None:
+    """A policy that names no known prompt set is faulty where it names it, one with anchor prompts too."""
+    for name, message in (
+        ("audit/emoji-canva", "Did you mean 'audit/emoji-canvas'?"),
+        ("anchor/emoji-canvas", "this prompt set's role is anchor; expected one whose role is audit"),
+    ):
+        path = tmp_path / "policy.yaml"
+        path.write_text(WEAPONS.read_text(encoding="utf-8").replace("audit/emoji-canvas", name), encoding="utf-8")
+        result = run("validate", path)
+        assert result.exit_code == 2
+        assert result.output.startswith(f"{path}:21:12: prompt set {name}: ")
+        assert result.output.endswith(f"{message}\n")
+
+
+def test_what_is_wrong_in_a_prompt_set_is_told_there(tmp_path: Path) -> None:
+    """The problem of the prompt set's file has that file's place."""
+    text = WEAPONS.read_text(encoding="utf-8").replace("audit/emoji-canvas", "mine.yaml")
+    (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text("apiVersion: saeuron-guard/v1\nkind: Policy\n", encoding="utf-8")
+    result = run("validate", tmp_path / "policy.yaml")
+    assert result.output == f"{tmp_path}/mine.yaml:2:7: expected kind 'PromptSet', got 'Policy'\n"
+
+
+def test_no_files_are_wrong_usage() -> None:
+    """Checking nothing is not a success."""
+    assert run("validate").exit_code == 2
+
+
+def test_the_schemas_are_printed() -> None:
+    """They are the ones that the loaders use, as JSON."""
+    assert json.loads(run("schema").stdout) == policy_schema()
+    assert json.loads(run("schema", "--kind", "PromptSet").stdout) == prompt_set_schema()
+    Draft202012Validator.check_schema(json.loads(run("schema").stdout))
+
+
+@pytest.mark.parametrize("command", ["validate", "schema"])
+def test_help_has_an_example(command: str) -> None:
+    """Each command shows how it is called."""
+    assert f"Example:\n    saeuron-guard policy {command}" in run(command, "--help").output
