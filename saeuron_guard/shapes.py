@@ -13,18 +13,25 @@ from typing import TypeAlias
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-# Shape strings are not forward references: F722 and F821 would read them as such.
 Activations: TypeAlias = Float[Tensor, "batch pos d_in"]
 Latents: TypeAlias = Float32[Tensor, "batch pos latents"]
 SelectedLatents: TypeAlias = Float32[Tensor, "batch pos features"]
-FeatureIndices: TypeAlias = Int64[Tensor, "features"]  # noqa: F821
+FeatureIndices: TypeAlias = Int64[Tensor, "features"]
 
 PlaceActivations: TypeAlias = Float[Tensor, "places d_in"]
 PlaceFeatures: TypeAlias = Float32[Tensor, "places features"]
 PlaceFires: TypeAlias = Bool[Tensor, "places features"]
 
-FeatureValues: TypeAlias = Float32[Tensor, "features"]  # noqa: F821
+FeatureValues: TypeAlias = Float32[Tensor, "features"]
 TimeTable: TypeAlias = Float32[Tensor, "times features"]
 TimeMask: TypeAlias = Bool[Tensor, "times features"]
 RowValues: TypeAlias = Float32[Tensor, "rows features"]
 RowMask: TypeAlias = Bool[Tensor, "rows features"]
+
+Timesteps: TypeAlias = Float[Tensor, "rows"]
+CalibratedTimesteps: TypeAlias = Float32[Tensor, "times"]
+TimestepDistances: TypeAlias = Float[Tensor, "rows times"]
+LatentSlots: TypeAlias = Int64[Tensor, "latents"]
+Membership: TypeAlias = Bool[Tensor, "features concepts"]
+ConceptCounts: TypeAlias = Int64[Tensor, "concepts"]
+ConceptPeaks: TypeAlias = Float32[Tensor, "concepts"]

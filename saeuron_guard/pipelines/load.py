@@ -35,7 +35,7 @@ def load_pipeline(
 ) -> Any:
     """Load a diffusers pipeline, in ``dtype`` (default float32) on ``device`` (default the CPU).
 
-    ``name_or_path``: a model of the registry (``emoji-canvas``), a local diffusers folder, or a hub id (``owner/name``).
+    ``name_or_path``: a model of the registry (``emoji-canvas``), a local diffusers folder, or a hub id ("owner/name").
     A registered model's files are compared with their recorded digests first.
     Weights come from safetensors files alone, and no code of the model's own is run.
     The model's built-in safety checker is left out: what leaves the pipeline is the guard's business.
@@ -88,24 +88,30 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _read(source: str, dtype: torch.dtype | None, device: str | torch.device | None) -> Any:
-    local = Path(source).is_dir()
-    extra = _without_safety_checker(Path(source)) if local else {"safety_checker": None}
+    folder = Path(source) if Path(source).is_dir() else _download(source)
+    arguments = _without_safety_checker(folder)
     try:
         with _quiet():
             pipe = diffusers.DiffusionPipeline.from_pretrained(
-                source, torch_dtype=dtype or torch.float32, use_safetensors=True, local_files_only=local, **extra
+                folder, torch_dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True, **arguments
             )
-    except Exception as error:  # noqa: BLE001 - diffusers, transformers and the hub's client raise what they like
-        advice = (
-            "expected a complete diffusers folder with safetensors weights"
-            if local
-            else "no such folder, and the hub did not give it: check the name, the network and your access, or download "
-            "the model and give its folder"
-        )
-        raise ArtefactError(f"{source}: cannot be loaded as a pipeline; {advice} ({_first_line(error)})") from error
-    if hasattr(pipe, "requires_safety_checker"):
-        pipe.register_to_config(requires_safety_checker=False)
+    except Exception as error:  # diffusers and transformers raise what they like
+        raise ArtefactError(
+            f"{source}: cannot be loaded as a pipeline; expected a complete diffusers folder with safetensors weights "
+            f"({_first_line(error)})"
+        ) from error
     return pipe.to(device) if device is not None else pipe
+
+
+def _download(name: str) -> Path:
+    """The folder of a hub model, downloaded unless it is there already; safetensors only."""
+    try:
+        return Path(diffusers.DiffusionPipeline.download(name, use_safetensors=True, safety_checker=None))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise ArtefactError(
+            f"{name}: no such folder, and the hub did not give it: check the name, the network and your access, or "
+            f"download the model and give its folder ({_first_line(error)})"
+        ) from error
 
 
 def _components(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from saeuron_guard.errors import ArtefactError
 
 LARGEST_DIMENSION = 1 << 22
-"""Bound on ``d_in`` and ``num_latents``; far above any published dictionary, small enough that products don't overflow."""
+"""Bound on ``d_in`` and ``num_latents``, far above any published dictionary."""
 
 # Fields that change what the encoder computes. A file with another value would be read, and give other latents.
 _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -89,14 +89,21 @@ def entries(header: str, place: str) -> dict[str, dict[str, Any]]:
     try:
         fields = json.loads(header)
         described = {name: entry for name, entry in fields.items() if name != "__metadata__"}
-        for entry in described.values():
-            start, end = entry["data_offsets"]
-            if not (isinstance(start, int) and isinstance(end, int) and isinstance(entry["dtype"], str)):
-                raise TypeError
-            tuple(entry["shape"])
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ArtefactError(f"{place}: not a safetensors file (its header is malformed)") from None
+        sound = all(_is_entry(entry) for entry in described.values())
+    except (ValueError, AttributeError):
+        sound, described = False, {}
+    if not sound:
+        raise ArtefactError(f"{place}: not a safetensors file (its header is malformed)")
     return described
+
+
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    return all(
+        isinstance(numbers := entry.get(name), list) and all(isinstance(number, int) for number in numbers)
+        for name in ("shape", "data_offsets")
+    )
 
 
 def check_layout(header: str, config: SparseCoderConfig, place: str) -> None:
@@ -157,5 +164,6 @@ def file_chunks(stored: StoredWeights, place: str) -> list[bytes | memoryview]:
         tensor = stored.tensors.get(name)
         if tensor is None:
             raise ArtefactError(f"{place}: {name} is missing")
-        chunks.append(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        raw: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        chunks.append(memoryview(raw))
     return chunks

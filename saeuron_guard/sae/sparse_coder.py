@@ -54,7 +54,7 @@ class SparseCoder(nn.Module):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Give each row of ``W_dec`` unit norm."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(self.W_dec.dtype).eps
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(self.W_dec.dtype).eps)
 
     def pre_activations(self, x: Activations) -> Latents:
         """``(x - b_dec) W_enc^T + b_enc`` of every latent."""
@@ -93,7 +93,7 @@ class SparseCoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Digest of the ``sae.safetensors`` that these weights stand in, or would; computed anew, as training goes on."""
+        """Digest of the ``sae.safetensors`` that these weights stand in, or would; computed anew each time."""
         return files.digest_of_weights(self.stored(), WEIGHTS_FILE)
 
     @classmethod

@@ -1,0 +1,100 @@
+"""Proves at attach time that the installed hooks compute what the policy says, by a way of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from saeuron_guard.compiler.config import FeatureEdit, GuardConfig, HookpointConfig, Rule
+from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.guard.attach import Attachment
+from saeuron_guard.sae.sparse_coder import SparseCoder
+
+_FEATURES = 16
+"""Features probed at each hookpoint; enough to meet every kind of rule, few enough to be instant."""
+
+_LEAST_COSINE = 0.1
+"""A direction that is nearly at right angles to the encoder's would have to be enormous."""
+
+
+def sing(attachment: Attachment, config: GuardConfig, coders: Mapping[str, SparseCoder]) -> None:
+    """Run every hookpoint's installed hook on activations that are known to contain its features.
+
+    Raises GuardNotEffective when a hook is not there, or changes an activation otherwise than ``expected`` does.
+    """
+    for point in config.hookpoints:
+        block = attachment.site.blocks[point.hookpoint]
+        handle = attachment.handles[point.hookpoint]
+        hook = (handle.hooks_dict_ref() or {}).get(handle.id)
+        if hook is None:
+            raise GuardNotEffective(f"{point.hookpoint}: the hook could not be installed")
+        coder = coders[point.hookpoint]
+        x, timesteps = probes(point, coder)
+        device = next((p.device for p in block.parameters() if not p.is_meta), torch.device("cpu"))
+        with attachment.runtime.denoiser_call(timesteps.to(device)):
+            output = hook(block, (), x[:, None].to(device))[:, 0].cpu()
+        compare(x, output, expected(x, timesteps, point, coder), point)
+
+
+def probes(point: HookpointConfig, coder: SparseCoder) -> tuple[Tensor, Tensor]:
+    """Activations (rows, d_in) that point along a feature, each with a timestep (rows,) at which it is active.
+
+    Twice for each feature, along its row of the encoder and of the decoder, so that its pre-activation is well above
+    its threshold and, in one of the two, few other latents are larger.
+    """
+    rows, timesteps = [], []
+    for _, edit, time in active_edits(point)[:_FEATURES]:
+        encoder = coder.encoder.weight[edit.index].detach().cpu()
+        wanted = 2 * max(edit.threshold[time], 0.0) + 1 - float(coder.encoder.bias[edit.index])
+        for direction in (encoder, coder.W_dec[edit.index].detach().cpu()):
+            alignment = float(direction @ encoder)
+            if alignment > _LEAST_COSINE * float(direction.norm() * encoder.norm()):
+                rows.append(coder.b_dec.detach().cpu() + wanted / alignment * direction)
+                timesteps.append(float(point.timesteps[time]))
+    if not rows:
+        raise GuardNotEffective(f"{point.hookpoint}: no feature of the guard is ever active, so it would do nothing")
+    return torch.stack(rows), torch.tensor(timesteps)
+
+
+def active_edits(point: HookpointConfig) -> list[tuple[Rule, FeatureEdit, int]]:
+    """Every feature that is ever active, with its rule and the first of its timesteps (as an index)."""
+    return [(rule, edit, edit.active.index(True)) for rule in point.rules for edit in rule.features if any(edit.active)]
+
+
+def expected(x: Tensor, timesteps: Tensor, point: HookpointConfig, coder: SparseCoder) -> Tensor:
+    """What the formula makes of ``x`` (rows, d_in), written plainly: dense latents, one feature after another."""
+    latents = coder.encode(x[None].to(coder.b_dec.device))[0].cpu()
+    decoder = coder.W_dec.detach().cpu()
+    output = x.clone()
+    for row, timestep in enumerate(timesteps.tolist()):
+        time = min(range(len(point.timesteps)), key=lambda index: abs(point.timesteps[index] - timestep))
+        for rule in point.rules:
+            for edit in rule.features:
+                output[row] += change(float(latents[row, edit.index]), time, rule, edit) * decoder[edit.index]
+    return output
+
+
+def change(latent: float, time: int, rule: Rule, edit: FeatureEdit) -> float:
+    """By how much a rule changes a latent: ``strength (multiplier mu z - z)`` where it fires, else 0."""
+    if not edit.active[time] or latent <= 0 or latent <= edit.threshold[time]:
+        return 0.0
+    return rule.strength * (rule.multiplier * edit.mean[time] * latent - latent)
+
+
+def compare(x: Tensor, output: Tensor, wanted: Tensor, point: HookpointConfig) -> None:
+    """Raise GuardNotEffective unless ``output`` is ``wanted``, and the probes show an effect where one is due."""
+    effect = float((wanted - x).abs().max())
+    due = any(change(max(edit.threshold[time], 0.0) + 1, time, rule, edit) for rule, edit, time in active_edits(point))
+    if effect == 0 and due:
+        raise GuardNotEffective(
+            f"{point.hookpoint}: none of the guard's features can be made to fire, so it would do nothing; the SAE or "
+            "its statistics are not what the policy was compiled from"
+        )
+    error = float((output - wanted).abs().max())
+    if not error <= 1e-3 * effect + 1e-5 * float(x.abs().max()):
+        raise GuardNotEffective(
+            f"{point.hookpoint}: the canary failed: an activation with a known feature changed by other than the "
+            f"formula says (largest difference {error:.3g}, effect {effect:.3g}); the guard was not attached"
+        )

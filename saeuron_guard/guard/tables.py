@@ -1,0 +1,172 @@
+"""What a hookpoint's rules say, as tensors: one column a feature, one row a calibrated timestep."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
+from saeuron_guard.errors import ArtefactError, GuardNotEffective
+from saeuron_guard.sae.sparse_coder import SparseCoder
+from saeuron_guard.shapes import (
+    CalibratedTimesteps,
+    FeatureIndices,
+    FeatureValues,
+    LatentSlots,
+    Membership,
+    RowMask,
+    RowValues,
+    TimeMask,
+    TimestepDistances,
+    Timesteps,
+    TimeTable,
+)
+
+ACTIONS = ("scale",)
+"""Actions that this version can carry out."""
+
+
+class RowTables(NamedTuple):
+    """The tables at given timesteps: one row for all rows of the batch, or one for each.
+
+    ``target``: ``multiplier * mean``, what a firing latent is multiplied with.
+    """
+
+    target: RowValues
+    threshold: RowValues
+    active: RowMask
+
+
+@dataclass(frozen=True, slots=True)
+class HookpointTables:
+    """All rules at one hookpoint stacked into one table, so that one gather and one product serve every concept.
+
+    A feature may have several columns, for rules that edit it at different timesteps.
+    ``slots`` (num_latents,): a latent's place among the ``unique`` features, or ``unique`` if nobody selected it;
+    ``column_slots``: the same for the feature of each column.
+    ``concepts`` names the rules' concepts; ``membership[f, c]`` says whether feature f belongs to concept c.
+    ``timesteps`` are float32: schedulers such as Euler's have timesteps between whole numbers.
+    """
+
+    hookpoint: str
+    concepts: tuple[str, ...]
+    largest_gap: int
+    coder: SparseCoder
+    features: FeatureIndices
+    unique: int
+    slots: LatentSlots
+    column_slots: FeatureIndices
+    membership: Membership
+    multiplier: FeatureValues
+    strength: FeatureValues
+    timesteps: CalibratedTimesteps
+    mean: TimeTable
+    threshold: TimeTable
+    active: TimeMask
+
+    @classmethod
+    def build(cls, config: HookpointConfig, coder: SparseCoder) -> HookpointTables:
+        """Stack the rules of ``config``; ArtefactError when they contradict themselves or the SAE."""
+        check_sizes(config, coder)
+        columns = [(rule, edit) for rule in config.rules for edit in rule.features]
+        check_columns(config, columns)
+        concepts = tuple(dict.fromkeys(rule.concept for rule in config.rules))
+        features = torch.tensor([edit.index for _, edit in columns], dtype=torch.int64)
+        unique, column_slots = torch.unique(features, return_inverse=True)
+        slots = torch.full((config.num_latents,), len(unique), dtype=torch.int64)
+        slots[unique] = torch.arange(len(unique))
+        return cls(
+            hookpoint=config.hookpoint,
+            concepts=concepts,
+            largest_gap=config.largest_gap,
+            coder=coder,
+            features=features,
+            unique=len(unique),
+            slots=slots,
+            column_slots=column_slots,
+            membership=torch.tensor([[rule.concept == name for name in concepts] for rule, _ in columns]),
+            multiplier=torch.tensor([rule.multiplier for rule, _ in columns], dtype=torch.float32),
+            strength=torch.tensor([rule.strength for rule, _ in columns], dtype=torch.float32),
+            timesteps=torch.tensor(config.timesteps, dtype=torch.float32),
+            mean=torch.tensor([edit.mean for _, edit in columns], dtype=torch.float32).T.contiguous(),
+            threshold=torch.tensor([edit.threshold for _, edit in columns], dtype=torch.float32).T.contiguous(),
+            active=torch.tensor([edit.active for _, edit in columns]).T.contiguous(),
+        )
+
+    def to(self, device: torch.device) -> HookpointTables:
+        """The same tables on ``device``; the SAE is copied, not moved. Always in float32, whatever the model is in."""
+        if device == self.features.device:
+            return self
+        moved: dict[str, Any] = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, coder=copy.deepcopy(self.coder).to(device), **moved)
+
+    def at(self, timestep: Timesteps) -> RowTables:
+        """The rows of the nearest calibrated timesteps; of two equally near the noisier one. Tensor operations only."""
+        nearest = distances(self.timesteps, timestep).argmin(dim=1)
+        return RowTables((self.multiplier * self.mean)[nearest], self.threshold[nearest], self.active[nearest])
+
+    def check_timestep(self, timestep: Timesteps) -> None:
+        """Raise GuardNotEffective when a timestep is farther than ``largest_gap`` from all calibrated ones.
+
+        Reads one number back to the host, so it runs once per denoiser call, outside the blocks.
+        """
+        gap = float(distances(self.timesteps, timestep).amin(dim=1).amax())
+        if not gap <= self.largest_gap:  # also refuses a timestep that is not a number
+            known = self.timesteps.tolist()
+            raise GuardNotEffective(
+                f"{self.hookpoint}: timestep {timestep.tolist()} is {gap:g} away from the nearest calibrated one, more "
+                f"than the {self.largest_gap} that the guard allows (calibrated: {len(known)} from {known[-1]:g} to "
+                f"{known[0]:g}). Use a scheduler with timesteps in that range, or calibrate for this one."
+            )
+
+
+def distances(calibrated: CalibratedTimesteps, timestep: Timesteps) -> TimestepDistances:
+    """How far each row's timestep is from each calibrated one."""
+    return (timestep[:, None] - calibrated[None, :]).abs()
+
+
+def check_sizes(config: HookpointConfig, coder: SparseCoder) -> None:
+    """Raise ArtefactError unless the SAE has the sizes that the configuration states."""
+    stated = (config.d_in, config.num_latents, config.k)
+    actual = (coder.config.d_in, coder.config.num_latents, coder.config.k)
+    if stated != actual:
+        raise ArtefactError(
+            f"{config.hookpoint}: SAE {config.sae!r} has (d_in, num_latents, k) = {actual}, the guard was compiled for "
+            f"{stated}; compile it again"
+        )
+    if not config.timesteps:
+        raise ArtefactError(f"{config.hookpoint}: the guard has no calibrated timesteps; compile it again")
+
+
+def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit]]) -> None:
+    """Raise ArtefactError for no features at all, an unknown action, and features that can't be looked up or clash."""
+    place = config.hookpoint
+    for rule in config.rules:
+        if rule.action not in ACTIONS:
+            raise ArtefactError(
+                f"{place}: action {rule.action!r} for {rule.concept!r} is unknown here; expected {', '.join(ACTIONS)}. "
+                "Update saeuron-guard, or compile the policy with this version"
+            )
+    if not columns:
+        raise ArtefactError(f"{place}: no rule selects a feature, so the guard would do nothing there")
+    times = len(config.timesteps)
+    edited: set[tuple[int, int]] = set()
+    for rule, edit in columns:
+        if not 0 <= edit.index < config.num_latents:
+            raise ArtefactError(f"{place}: feature {edit.index} of {rule.concept!r}; the SAE has {config.num_latents}")
+        if {len(edit.active), len(edit.mean), len(edit.threshold)} != {times}:
+            raise ArtefactError(f"{place}: feature {edit.index} has not one entry for each of {times} timesteps")
+        active = {(edit.index, time) for time in range(times) if edit.active[time]}
+        if active & edited:
+            raise ArtefactError(
+                f"{place}: two rules edit feature {edit.index} at one timestep; compile the policy again"
+            )
+        edited |= active
