@@ -12,10 +12,14 @@ import click
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """Where a command is (``package.module:attribute``) and the line that the group's help shows for it."""
+    """Where a command is (``package.module:attribute``) and the line that the group's help shows for it.
+
+    ``members`` are commands of other modules that join the command, which then is a group.
+    """
 
     target: str
     summary: str
+    members: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:
@@ -23,12 +27,21 @@ class LazyCommand:
         return self.target.partition(":")[0]
 
     def load(self) -> click.Command:
-        """Import the command; its module's own import errors come through."""
-        module, _, attribute = self.target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{self.target} is a {type(command).__name__}, expected a click command")
+        """Import the command and its members; import errors of their modules come through."""
+        command = import_command(self.target)
+        if isinstance(command, click.Group):
+            for member in self.members:
+                command.add_command(import_command(member))
         return command
+
+
+def import_command(target: str) -> click.Command:
+    """The click command at ``package.module:attribute``."""
+    module, _, attribute = target.partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    if not isinstance(command, click.Command):
+        raise TypeError(f"{target} is a {type(command).__name__}, expected a click command")
+    return command
 
 
 class LazyGroup(click.Group):

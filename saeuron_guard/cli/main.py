@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -21,7 +22,11 @@ INTERRUPTED: Final = 130
 DEBUG_VARIABLE: Final = "SAEURON_GUARD_DEBUG"
 
 COMMANDS: Final[dict[str, LazyCommand]] = {
-    "policy": LazyCommand("saeuron_guard.cli.policy:policy", "Check, explain and describe policy files."),
+    "policy": LazyCommand(
+        "saeuron_guard.cli.policy:policy",
+        "Check, explain and describe policy files.",
+        members=("saeuron_guard.cli.explain:explain",),
+    ),
     "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),
     "guard": LazyCommand("saeuron_guard.cli.guard:guard", "Look into a compiled guard."),
@@ -41,8 +46,19 @@ EXIT_CODES: Final = (
 )
 
 
+class PipeClosedError(Exception):
+    """Whoever read the program's output stopped reading, as ``head`` does."""
+
+
 class Program(LazyGroup):
     """The root group: whoever calls it as a program gets messages and exit codes instead of exceptions."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command; click would answer a closed pipe with exit 1, which here means a failed policy."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise PipeClosedError from error
 
     def main(
         self,
@@ -59,9 +75,6 @@ class Program(LazyGroup):
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except Exception as error:  # noqa: BLE001 - the outermost boundary: users get a line, never a traceback
             sys.exit(report_error(error))
-        except SystemExit as stop:
-            # click answers a closed pipe with exit 1, which here would mean "the policy failed".
-            sys.exit(BROKEN if isinstance(stop.__context__, BrokenPipeError) else stop.code)
         # click hands back the code of ctx.exit() as the result.
         sys.exit(result if isinstance(result, int) else 0)
 
@@ -70,6 +83,11 @@ def report_error(error: Exception) -> int:
     """Tell the user about ``error`` on stderr; the exit code that it means."""
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
+    if isinstance(error, PipeClosedError):
+        # Nobody is left to tell; and the interpreter's last flush of stdout must not fail as well.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN
     if isinstance(error, click.Abort):
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -96,7 +114,7 @@ def report_error(error: Exception) -> int:
     cls=Program,
     lazy_commands=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES) + ".",
+    epilog="\b\nExit codes:\n" + "\n".join(f"{code:>5}  {meaning}" for code, meaning in EXIT_CODES),
 )
 @click.version_option(package_name="saeuron-guard", prog_name="saeuron-guard")
 def program() -> None:

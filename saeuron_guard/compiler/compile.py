@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from saeuron_guard.compiler.collisions import collisions
-from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Merge, Rule
+from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.compiler.files import guard_digest
 from saeuron_guard.compiler.lookup import RulePoint, look_up
-from saeuron_guard.compiler.merge import Claim, merge
+from saeuron_guard.compiler.merge import Choice, Claim, merge
 from saeuron_guard.compiler.select import best_features, edits_of, rounded
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
@@ -55,7 +55,7 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
         model=found.model.name,
         model_fingerprint=found.model.fingerprint,
         hookpoints=_hookpoints(points, kept),
-        merges=_ordered_merges(merges),
+        merges=merges,
         collisions=_collisions(points, kept, found.retained, registry),
         digest="",
     )
@@ -63,23 +63,22 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
 
 
 def _claim(point: RulePoint, registry: FeatureSource, problems: list[Problem]) -> Claim:
-    """The features that a rule chooses at a hookpoint; none at strength 0, which edits nothing."""
-    claim = Claim(point.concept.name, point.sae.name, point.push, ())
-    if point.rule.strength == 0:
-        return claim
+    """The features that a rule chooses at a hookpoint."""
     scores = registry.scores(point.run.name, point.concept.name, max_rank=point.features)
     chosen = best_features(scores, point.features)
     if not chosen:
         problems.append(_nothing_selected(point))
-    return replace(claim, chosen=tuple(chosen))
+    idle = point.rule.strength == 0
+    choices = tuple(Choice(point.concept.name, point.push, idle, score) for score in chosen)
+    return Claim(point.concept.name, point.sae.name, choices)
 
 
 def _nothing_selected(point: RulePoint) -> Problem:
     place = point.rule.place
     message = (
         f"no feature of {point.sae.name} speaks for concept {quote(point.concept.name)}: none of its {point.features} "
-        f"best in run {quote(point.run.name)} has a score above 0 at any timestep, so the rule would do nothing. "
-        f"Score the concept anew, or set its strength to 0."
+        f"best features in run {quote(point.run.name)} has a score above 0 at any timestep, so the rule would do "
+        f"nothing. Score the concept anew, or remove the rule."
     )
     return Problem(place.file, place.line, place.column, message)
 
@@ -115,21 +114,22 @@ def _rule(point: RulePoint, claim: Claim) -> Rule:
         action="scale",
         strength=rounded(point.rule.strength),
         multiplier=rounded(point.multiplier),
-        features=edits_of(claim.chosen, point.run.timesteps),
+        features=edits_of(claim, point.run.timesteps),
         why=_why(point, claim),
     )
 
 
 def _why(point: RulePoint, claim: Claim) -> str:
-    if point.rule.strength == 0:
-        return "strength 0: the policy leaves this concept alone"
     count = "by calibration" if point.rule.max_features is None else "by the policy"
     multiplier = "by calibration" if point.rule.multiplier is None else "by the policy"
+    best = "best feature" if point.features == 1 else f"{point.features} best features"
     text = (
-        f"the {point.features} best features of each timestep ({count}) by method {point.run.method} "
-        f"in run {point.run.name}; multiplier {multiplier}"
+        f"the {best} of each timestep ({count}) by method {point.run.method} in run {point.run.name}; "
+        f"multiplier {multiplier}"
     )
-    return text if claim.chosen else text + "; stronger rules edit all of them, see merges"
+    if point.rule.strength == 0:
+        text = f"strength 0: watched, not edited; {text}"
+    return text if claim.choices else f"{text}; stronger rules edit all of them, see merges"
 
 
 def largest_gap(timesteps: Sequence[int]) -> int:
@@ -149,10 +149,6 @@ def _collisions(
     found: list[Collision] = []
     for point in points:
         claim = kept[point.sae.name, point.concept.name]
-        if claim.chosen:
+        if point.rule.strength != 0:
             found += collisions(claim, point.run.name, point.features, retained, registry)
     return tuple(sorted(found, key=lambda collision: (collision.feature, collision.concept, collision.retained)))
-
-
-def _ordered_merges(merges: Iterable[Merge]) -> tuple[Merge, ...]:
-    return tuple(sorted(merges, key=lambda record: (record.feature, record.kept)))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 class FeatureEdit:
     """How one feature is edited, over the calibrated timesteps of its hookpoint (tuples of equal length T).
 
-    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c); ``threshold[t]``: mean over
-    concepts of mu(i, t, .).  ``score`` is the best over timesteps and ``rank`` its rank there.
+    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c), where c is the rule's concept
+    or, at a timestep at which only merged rules chose the feature, the concept of the strongest of those;
+    ``threshold[t]``: mean over concepts of mu(i, t, .).  Both are 0 where the feature is not active.
+    ``score`` is the best of the rule's concept over timesteps and ``rank`` its rank there.
     """
 
     index: int
@@ -23,7 +25,10 @@ class FeatureEdit:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features."""
+    """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features.
+
+    A rule of strength 0 edits nothing; its features are watched.  ``features`` is empty when stronger rules edit all.
+    """
 
     concept: str
     domain: str

@@ -18,7 +18,8 @@ def decode(kind: type[T], value: Any, where: str) -> T:
     """``value`` as ``kind``: a dataclass of such types, ``tuple[X, ...]``, str, bool, int or float.
 
     ``where`` is the place of ``value`` in the document, for messages.
-    Raises MalformedError for missing and unknown keys, other types (true is not a number) and numbers that are not finite.
+    Raises MalformedError for missing and unknown keys, other types (true is not a number) and numbers that are not
+    finite.
     """
     if is_dataclass(kind):
         return cast(T, _decode_object(kind, value, where))
@@ -30,7 +31,7 @@ def decode(kind: type[T], value: Any, where: str) -> T:
     return cast(T, _decode_scalar(kind, value, where))
 
 
-def _decode_object(kind: type[Any], value: Any, where: str) -> Any:
+def _decode_object(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _unexpected("an object", value, where)
     hints = _hints(kind)

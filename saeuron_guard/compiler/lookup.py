@@ -70,7 +70,7 @@ def _points(
     if calibration is None or not calibration.points:
         message = (
             f"concept {quote(concept.name)} has no calibration for model {quote(model.name)}, so no strength is known "
-            f"for it. Remove the rule, or calibrate the concept. {LIST_HINT}"
+            f'for it. Remove the rule, or calibrate the concept; see "saeuron-guard registry show {concept.name}".'
         )
         problems.append(_problem(rule.place, message))
         return []

@@ -65,12 +65,10 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
 
 
 def _edited_twice(hookpoint: HookpointConfig) -> Iterator[str]:
-    """Two rules that edit one feature at one timestep: the compiler settles that, so a file that has it is forged."""
-    seen: dict[tuple[int, int], str] = {}
+    """A feature of two rules: the compiler settles that, so a file that has it does not come from there."""
+    owners: dict[int, str] = {}
     for rule in hookpoint.rules:
         for edit in rule.features:
-            for t, active in enumerate(edit.active):
-                other = seen.setdefault((edit.index, t), rule.concept) if active else rule.concept
-                if other != rule.concept:
-                    yield f"{hookpoint.hookpoint}: feature {edit.index} is edited for both {other} and {rule.concept}"
-                    return
+            owner = owners.setdefault(edit.index, rule.concept)
+            if owner != rule.concept:
+                yield f"{hookpoint.hookpoint}: feature {edit.index} is edited for both {owner} and {rule.concept}"

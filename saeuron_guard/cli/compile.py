@@ -1,0 +1,91 @@
+"""``compile``: turn a policy into a guard folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from saeuron_guard.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from saeuron_guard.compiler.config import GuardConfig
+
+GUARD_FILES: Final = frozenset({"guard.json", "guard.safetensors"})
+
+
+@click.command("compile")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
+)
+@click.option("--force", is_flag=True, help="Replace a guard that is there already.")
+def compile_command(file: Path, folder: Path, force: bool) -> None:
+    """Turn a policy into a guard folder: guard.json to review, guard.safetensors to run.
+
+    \b
+    Example:
+      saeuron-guard compile policies/no-weapons.yaml --out build/no-weapons
+    """
+    from saeuron_guard.compiler.compile import compile_policy
+    from saeuron_guard.policy.load import load_policy
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    refuse_to_lose_files(folder, force)
+    policy = load_policy(file)
+    with FeatureRegistry.open() as registry:
+        config = compile_policy(policy, registry)
+        root = registry.artefact_root
+    write_guard(config, root, folder)
+    click.echo(f"{folder}: {summary(config)}")
+    click.echo(f"guard {config.digest}")
+
+
+def refuse_to_lose_files(folder: Path, force: bool) -> None:
+    """Raise ArtefactError when writing a guard to ``folder`` would replace what nobody asked to replace.
+
+    ``force`` allows a guard to be replaced, never a folder that holds anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{folder} is a file; name a folder")
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    foreign = sorted(there - GUARD_FILES)
+    if foreign:
+        raise ArtefactError(f"{folder} holds other files ({', '.join(foreign[:3])}); name a new folder")
+    if there and not force:
+        raise ArtefactError(f"{folder} holds a guard already; replace it with --force or name a new folder")
+
+
+def write_guard(config: GuardConfig, root: Path, folder: Path) -> None:
+    """Write the guard's files to ``folder`` all or none: beside it first, then moved into its place."""
+    from saeuron_guard.guard.guard import Guard
+
+    guard = Guard.from_config(config, root)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        written = Path(scratch) / "guard"
+        written.mkdir()
+        guard.save(written)
+        if folder.exists():
+            folder.rename(Path(scratch) / "replaced")
+        shutil.move(written, folder)
+
+
+def summary(config: GuardConfig) -> str:
+    """One line about a guard: concepts, features, hookpoints, and what a reviewer should look at."""
+    concepts = {rule.concept for hookpoint in config.hookpoints for rule in hookpoint.rules}
+    features = sum(
+        len({edit.index for rule in hookpoint.rules for edit in rule.features}) for hookpoint in config.hookpoints
+    )
+    return (
+        f"{_count(len(concepts), 'concept')}, {_count(features, 'feature')} at "
+        f"{_count(len(config.hookpoints), 'hookpoint')}; {_count(len(config.merges), 'merge')}, "
+        f"{_count(len(config.collisions), 'collision')} with retained concepts"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,89 @@
+"""``compile`` and ``guard inspect``: what is written, what is refused, what is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from saeuron_guard.cli.compile import refuse_to_lose_files
+from saeuron_guard.cli.main import program
+from saeuron_guard.errors import ArtefactError
+from tests.compiler.test_cases import compile_case
+
+CASE = Path(__file__).parents[1] / "compiler" / "cases" / "stronger-rule-keeps-shared-feature"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A guard folder; inspecting reads only the configuration, so the weights are a stand-in."""
+    (tmp_path / "guard.json").write_text(compile_case(CASE), encoding="utf-8")
+    (tmp_path / "guard.safetensors").write_bytes(b"stand-in")
+    return tmp_path
+
+
+def test_inspect_shows_what_a_guard_does(folder: Path) -> None:
+    """Concepts, features, merges, model and digest are on the screen."""
+    result = CliRunner().invoke(program, ["guard", "inspect", str(folder)])
+    assert result.exit_code == 0, result.stderr
+    config = json.loads((folder / "guard.json").read_text(encoding="utf-8"))
+    for expected in (
+        config["digest"],
+        config["policy_digest"],
+        "2 concepts, 4 features at 1 hookpoint; 1 merge, 0 collisions with retained concepts",
+        "knife (object): scale, strength 1.5, multiplier -20, 3 features",
+        "3 timesteps 900..100, largest gap 400",
+        "objects:3 is edited for knife",
+    ):
+        assert expected in result.stdout
+
+
+def test_inspect_gives_the_same_as_json(folder: Path) -> None:
+    """The JSON form holds the whole configuration."""
+    result = CliRunner().invoke(program, ["guard", "inspect", str(folder), "--format", "json"])
+    assert json.loads(result.stdout) == json.loads((folder / "guard.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["guard.json", "guard.safetensors"])
+def test_inspect_refuses_half_a_guard(folder: Path, name: str) -> None:
+    """A folder without one of the two files is no guard, and the message says how to make one."""
+    (folder / name).unlink()
+    result = CliRunner().invoke(program, ["guard", "inspect", str(folder)])
+    assert result.exit_code == 3
+    assert f"no {name}" in result.stderr
+    assert "saeuron-guard compile" in result.stderr
+
+
+def test_inspect_refuses_a_changed_guard(folder: Path) -> None:
+    """A value changed by hand is noticed by the digest."""
+    path = folder / "guard.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"strength": 1.5', '"strength": 0.0'), encoding="utf-8")
+    result = CliRunner().invoke(program, ["guard", "inspect", str(folder)])
+    assert result.exit_code == 3
+    assert "changed by hand or damaged" in result.stderr
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_new_or_empty_folder_may_be_written(tmp_path: Path, force: bool) -> None:
+    """Nothing is lost there, so nothing is refused."""
+    refuse_to_lose_files(tmp_path / "new", force)
+    refuse_to_lose_files(tmp_path, force)
+
+
+def test_a_guard_is_replaced_only_when_asked(folder: Path) -> None:
+    """An existing guard needs --force."""
+    refuse_to_lose_files(folder, force=True)
+    with pytest.raises(ArtefactError, match="holds a guard already; replace it with --force"):
+        refuse_to_lose_files(folder, force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_other_files_are_never_replaced(folder: Path, force: bool) -> None:
+    """A folder with anything else in it, and a file in the folder's place, are refused even with --force."""
+    (folder / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ArtefactError, match=r"holds other files \(thesis.tex\)"):
+        refuse_to_lose_files(folder, force)
+    with pytest.raises(ArtefactError, match="is a file"):
+        refuse_to_lose_files(folder / "thesis.tex", force)
