@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from saeuron_guard.errors import InvalidFile, PolicyError, Problem, PromptSetError
+from saeuron_guard.errors import InvalidFile, PolicyError, Problem, PromptSetError, SaeuronGuardError
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.model import Policy
 from saeuron_guard.policy.schema import policy_schema
@@ -35,26 +35,33 @@ class _Checked:
 
 @policy.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILES...")
+@click.option("--format", "layout", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
-    "--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Output format."
+    "--registry/--no-registry",
+    "known",
+    default=True,
+    show_default=True,
+    help="Whether the registry has to know the model, domains and concepts.",
 )
 @click.pass_context
-def validate(ctx: click.Context, files: tuple[str, ...], output: str) -> None:
+def validate(ctx: click.Context, files: tuple[str, ...], layout: str, known: bool) -> None:
     """Check policies and the audit prompts that they name; report every problem of every file.
 
     Each problem is a line "file:line:column: message". Exits with 0 when all files are valid, else with 2.
-    Whether the registry knows the concepts is for "policy explain" and "compile" to say.
 
     \b
     Example:
       saeuron-guard policy validate policies/*.yaml
     """
     checked = [_check(file) for file in files]
-    if output == "json":
-        click.echo(json.dumps({"files": [_as_json(one) for one in checked]}, indent=2, ensure_ascii=False))
-    else:
-        for one in checked:
-            click.echo(_as_text(one))
+    try:
+        if known:
+            checked = _check_names(checked)
+    except SaeuronGuardError:
+        # Without a registry no file can be called valid, but what is wrong with the others is known.
+        _print([one for one in checked if one.problems], layout)
+        raise
+    _print(checked, layout)
     if any(one.problems for one in checked):
         ctx.exit(PolicyError.exit_code)
 
@@ -103,6 +110,29 @@ def _check_audit(found: Policy) -> None:
                 for problem in error.problems
             ]
         ) from None
+
+
+def _check_names(checked: list[_Checked]) -> list[_Checked]:
+    """Add what the policies ask for and the registry does not know; it is opened only if a policy is left to check."""
+    if all(one.policy is None for one in checked):
+        return checked
+    from saeuron_guard.compiler.lookup import look_up
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.open() as registry:
+        unknown = [look_up(one.policy, registry).problems if one.policy else () for one in checked]
+    return [
+        _Checked(one.file, None, tuple(sorted(problems))) if problems else one
+        for one, problems in zip(checked, unknown, strict=True)
+    ]
+
+
+def _print(checked: list[_Checked], layout: str) -> None:
+    if layout == "json":
+        click.echo(json.dumps({"files": [_as_json(one) for one in checked]}, indent=2, ensure_ascii=False))
+    else:
+        for one in checked:
+            click.echo(_as_text(one))
 
 
 def _as_text(checked: _Checked) -> str:

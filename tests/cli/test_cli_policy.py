@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
+from saeuron_guard.cli.main import program
 from saeuron_guard.cli.policy import policy
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.schema import policy_schema
 from saeuron_guard.prompts.schema import prompt_set_schema
 from saeuron_guard.resources import data_folder
+from tests.registry.synthetic import MODEL, Synthetic, write_synthetic_registry
 
 WEAPONS = data_folder("policies") / "no-weapons.yaml"
 
@@ -32,14 +35,14 @@ def faulty(tmp_path: Path) -> Path:
 
 def test_a_valid_policy_is_called_valid() -> None:
     """The answer names the policy, its version and digest; exit code 0."""
-    result = run("validate", WEAPONS)
+    result = run("validate", "--no-registry", WEAPONS)
     assert result.exit_code == 0
     assert result.output == f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest})\n"
 
 
 def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> None:
     """A faulty file stops neither the rest of itself nor the next file; exit code 2."""
-    result = run("validate", faulty, WEAPONS, tmp_path / "missing.yaml")
+    result = run("validate", "--no-registry", faulty, WEAPONS, tmp_path / "missing.yaml")
     assert result.exit_code == 2
     assert result.output.splitlines() == [
         (
@@ -55,7 +58,7 @@ def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> Non
 
 def test_json_tells_the_same(faulty: Path) -> None:
     """The same problems as data, and the same exit code."""
-    result = run("validate", "--format", "json", faulty, WEAPONS)
+    result = run("validate", "--no-registry", "--format", "json", faulty, WEAPONS)
     assert result.exit_code == 2
     bad, good = json.loads(result.stdout)["files"]
     assert (bad["file"], bad["valid"], bad["policy"]) == (str(faulty), False, None)
@@ -73,7 +76,7 @@ def test_audit_prompts_have_to_exist(tmp_path: Path) -> None:
     ):
         path = tmp_path / "policy.yaml"
         path.write_text(WEAPONS.read_text(encoding="utf-8").replace("audit/emoji-canvas", name), encoding="utf-8")
-        result = run("validate", path)
+        result = run("validate", "--no-registry", path)
         assert result.exit_code == 2
         assert result.output.startswith(f"{path}:21:12: prompt set {name}: ")
         assert result.output.endswith(f"{message}\n")
@@ -84,7 +87,7 @@ def test_what_is_wrong_in_a_prompt_set_is_told_there(tmp_path: Path) -> None:
     text = WEAPONS.read_text(encoding="utf-8").replace("audit/emoji-canvas", "mine.yaml")
     (tmp_path / "policy.yaml").write_text(text, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text("apiVersion: saeuron-guard/v1\nkind: Policy\n", encoding="utf-8")
-    result = run("validate", tmp_path / "policy.yaml")
+    result = run("validate", "--no-registry", tmp_path / "policy.yaml")
     assert result.output == f"{tmp_path}/mine.yaml:2:7: expected kind 'PromptSet', got 'Policy'\n"
 
 
@@ -98,6 +101,46 @@ def test_the_schemas_are_printed() -> None:
     assert json.loads(run("schema").stdout) == policy_schema()
     assert json.loads(run("schema", "--kind", "PromptSet").stdout) == prompt_set_schema()
     Draft202012Validator.check_schema(json.loads(run("schema").stdout))
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with the shipped policies and a registry that knows pistol, knife and bomb; the home's folder."""
+    home = tmp_path / "home"
+    for name in ("policies", "migrations"):
+        shutil.copytree(data_folder(name), home / name, ignore=shutil.ignore_patterns("__pycache__"))
+    concepts = dict.fromkeys(("pistol", "knife", "bomb"), "object") | {"Noto": "style"}
+    write_synthetic_registry(home / "registry", Synthetic(concepts=concepts, uncalibrated=("bomb",)))
+    monkeypatch.setenv("SAEURON_GUARD_HOME", str(home))
+    return home
+
+
+def test_names_have_to_be_in_the_registry(registry: Path) -> None:
+    """An unknown or uncalibrated concept is a problem where it is written; without the registry it is none."""
+    path = registry / "policies" / "mine.yaml"
+    text = WEAPONS.read_text(encoding="utf-8").replace("emoji-canvas\nconcepts", f"{MODEL}\nconcepts")
+    path.write_text(text.replace("  - concept: bomb\n", ""), encoding="utf-8")
+    assert run("validate", path).exit_code == 0
+    path.write_text(text.replace("pistol", "pistl"), encoding="utf-8")
+    result = run("validate", path)
+    assert result.exit_code == 2
+    first, second = result.output.splitlines()
+    assert first.startswith(f"{path}:14:14: unknown concept 'pistl'. Did you mean 'pistol'?")
+    assert second.startswith(f"{path}:16:14: concept 'bomb' has no calibration for model '{MODEL}'")
+    assert run("validate", "--no-registry", path).exit_code == 0
+
+
+def test_without_a_registry_nothing_is_called_valid(registry: Path, faulty: Path) -> None:
+    """A registry that cannot be read is its own outcome; problems that are known without it are told all the same."""
+    (registry / "registry" / "manifest.yaml").write_text("kind: Registry\n", encoding="utf-8")
+    result = CliRunner().invoke(program, ["policy", "validate", str(WEAPONS), str(faulty)])
+    assert result.exit_code == 3
+    assert [line.partition(": ")[0] for line in result.stdout.splitlines()] == [
+        f"{faulty}:4:1",
+        f"{faulty}:5:3",
+        f"{faulty}:14:14",
+    ]
+    assert "manifest.yaml:1:1: missing key" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["validate", "schema"])
