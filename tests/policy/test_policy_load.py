@@ -15,6 +15,7 @@ from saeuron_guard.errors import PolicyError
 from saeuron_guard.names import STRENGTH_PRESETS
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.model import Place, Policy
+from saeuron_guard.prompts.load import find_prompt_set
 from saeuron_guard.resources import data_folder
 
 CASES = Path(__file__).parent / "cases"
@@ -198,3 +199,13 @@ def test_loading_never_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_audits_have_enough_images(path: Path) -> None:
+    """Each removed concept of a shipped policy has at least ``minimum_n`` prompt and seed pairs."""
+    policy = load_policy(path)
+    prompts = find_prompt_set(policy.audit.prompts, near=path.parent, role="audit").prompts
+    for rule in policy.concepts:
+        asked = sum(prompt.shows(rule.concept) for prompt in prompts)
+        assert asked * len(policy.audit.seeds) >= policy.audit.minimum_n, rule.concept
