@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -66,21 +66,35 @@ def _claim(point: RulePoint, registry: FeatureSource, problems: list[Problem]) -
     """The features that a rule chooses at a hookpoint."""
     scores = registry.scores(point.run.name, point.concept.name, max_rank=point.features)
     chosen = best_features(scores, point.features)
-    if not chosen:
-        problems.append(_nothing_selected(point))
+    kept = max(Counter(score.timestep for score in scores).values(), default=0)
+    if 0 < kept < point.features:
+        problems.append(_problem(point, _too_few(point, kept)))
+    elif not chosen:
+        problems.append(_problem(point, _nothing_selected(point)))
     idle = point.rule.strength == 0
     choices = tuple(Choice(point.concept.name, point.push, idle, score) for score in chosen)
     return Claim(point.concept.name, point.sae.name, choices)
 
 
-def _nothing_selected(point: RulePoint) -> Problem:
+def _problem(point: RulePoint, message: str) -> Problem:
     place = point.rule.place
-    message = (
+    return Problem(place.file, place.line, place.column, message)
+
+
+def _too_few(point: RulePoint, kept: int) -> str:
+    return (
+        f"the rule for {quote(point.concept.name)} asks for the {point.features} best features of {point.sae.name}, "
+        f"but run {quote(point.run.name)} keeps only {kept} of each timestep. Set max_features to at most {kept}, "
+        f"or score the concept anew and keep more."
+    )
+
+
+def _nothing_selected(point: RulePoint) -> str:
+    return (
         f"no feature of {point.sae.name} speaks for concept {quote(point.concept.name)}: none of its {point.features} "
         f"best features in run {quote(point.run.name)} has a score above 0 at any timestep, so the rule would do "
         f"nothing. Score the concept anew, or remove the rule."
     )
-    return Problem(place.file, place.line, place.column, message)
 
 
 def _hookpoints(points: Iterable[RulePoint], kept: dict[tuple[str, str], Claim]) -> tuple[HookpointConfig, ...]:

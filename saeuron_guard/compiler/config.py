@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class FeatureEdit:
     """How one feature is edited, over the calibrated timesteps of its hookpoint (tuples of equal length T).
 
-    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c), where c is the rule's concept
-    or, at a timestep at which only merged rules chose the feature, the concept of the strongest of those;
+    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c), where c is the rule's
+    concept or, at a timestep at which only merged rules chose the feature, the concept of the strongest of those;
     ``threshold[t]``: mean over concepts of mu(i, t, .).  Both are 0 where the feature is not active.
     ``score`` is the best of the rule's concept over timesteps and ``rank`` its rank there.
     """

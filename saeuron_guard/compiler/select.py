@@ -18,8 +18,8 @@ def best_features(scores: Iterable[FeatureScore], count: int) -> list[FeatureSco
 def edits_of(claim: Claim, timesteps: Sequence[int]) -> tuple[FeatureEdit, ...]:
     """One edit for each feature of a merged claim, by index; active at the timesteps at which the feature was chosen.
 
-    ``timesteps`` are those of the claim's scoring run.  Means and thresholds are 0 where the feature is not active; score
-    and rank are the best that the claim's own concept has.
+    ``timesteps`` are those of the claim's scoring run.  Means and thresholds are 0 where the feature is not active;
+    score and rank are the best that the claim's own concept has.
     """
     position = {timestep: t for t, timestep in enumerate(timesteps)}
     by_feature: dict[int, dict[int, Choice]] = defaultdict(dict)

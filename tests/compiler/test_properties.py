@@ -25,7 +25,7 @@ HERE = Place("policy.yaml", 1, 1)
 rankings = st.fixed_dictionaries(
     {
         timestep: st.lists(
-            st.tuples(st.integers(0, 9), st.floats(0.001, 1)), min_size=1, max_size=5, unique_by=lambda pair: pair[0]
+            st.tuples(st.integers(0, 9), st.floats(0.001, 1)), min_size=5, max_size=6, unique_by=lambda pair: pair[0]
         ).map(lambda ranking: sorted(ranking, key=lambda pair: -pair[1]))
         for timestep in TIMESTEPS
     }
