@@ -106,7 +106,7 @@ def create_models_and_saes() -> None:
         sa.Column("dead_share", sa.Float(), nullable=False),
         sa.Column("l0", sa.Float(), nullable=False),
         sa.Column("provenance", sa.JSON(), nullable=False),
-        sa.CheckConstraint("k > 0 AND k <= num_latents", name="ck_saes_k_within_latents"),
+        sa.CheckConstraint("k > 0 AND k <= num_latents", name=op.f("ck_saes_k_within_latents")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_saes_model_id_models"),
         sa.PrimaryKeyConstraint("id", name="pk_saes"),
         sa.UniqueConstraint("name", name="uq_saes_name"),
@@ -119,10 +119,10 @@ def create_models_and_saes() -> None:
         sa.Column("role", sa.String(16), nullable=False),
         sa.Column("model_id", sa.Integer(), nullable=False),
         sa.Column("digest", sa.String(71), nullable=False),
-        sa.CheckConstraint("role IN ('anchor', 'calibration', 'audit')", name="ck_prompt_sets_role_known"),
+        sa.CheckConstraint("role IN ('anchor', 'calibration', 'audit')", name=op.f("ck_prompt_sets_role_known")),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_prompt_sets_model_id_models"),
         sa.PrimaryKeyConstraint("id", name="pk_prompt_sets"),
-        sa.UniqueConstraint("name", name="uq_prompt_sets_name"),
+        sa.UniqueConstraint("role", "name", name="uq_prompt_sets_role_name"),
     )
     op.create_index("ix_prompt_sets_model_id", "prompt_sets", ["model_id"])
 
@@ -156,7 +156,7 @@ def create_scores() -> None:
         sa.Column("mean_others", sa.Float(), nullable=False),
         sa.Column("threshold", sa.Float(), nullable=False),
         sa.Column("firing_rate", sa.Float(), nullable=False),
-        sa.CheckConstraint("rank >= 0 AND feature >= 0", name="ck_feature_scores_not_negative"),
+        sa.CheckConstraint("rank >= 0 AND feature >= 0", name=op.f("ck_feature_scores_not_negative")),
         sa.ForeignKeyConstraint(["concept_id"], ["concepts.id"], name="fk_feature_scores_concept_id_concepts"),
         sa.ForeignKeyConstraint(["run_id"], ["scoring_runs.id"], name="fk_feature_scores_run_id_scoring_runs"),
         sa.PrimaryKeyConstraint("run_id", "concept_id", "timestep", "rank", name="pk_feature_scores"),
@@ -194,7 +194,7 @@ def create_calibrations() -> None:
         sa.Column("run_id", sa.Integer(), nullable=False),
         sa.Column("features", sa.Integer(), nullable=False),
         sa.Column("multiplier", sa.Float(), nullable=False),
-        sa.CheckConstraint("features > 0", name="ck_operating_points_some_features"),
+        sa.CheckConstraint("features > 0", name=op.f("ck_operating_points_some_features")),
         sa.ForeignKeyConstraint(
             ["calibration_id"], ["calibrations.id"], name="fk_operating_points_calibration_id_calibrations"
         ),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-DATABASE_HELP = "URL of the registry's database, such as sqlite:////srv/registry.sqlite or postgresql+psycopg://host/db."
+DATABASE_HELP = (
+    "URL of the registry's database, such as sqlite:////srv/registry.sqlite or postgresql+psycopg://host/db."
+)
 
 
 def database_option(command: _Command) -> _Command:
@@ -65,7 +67,7 @@ def migrate(database: str | None, manifest: Path | None) -> None:
 @layout_option
 @click.pass_context
 def check(context: click.Context, database: str | None, layout: str) -> None:
-    """Compare the database and every pinned file with what the manifest says.
+    """Compare the database, every pinned file and the shipped prompt sets with what the manifest says.
 
     \b
     Example:
@@ -75,7 +77,7 @@ def check(context: click.Context, database: str | None, layout: str) -> None:
     from saeuron_guard.registry.store import FeatureRegistry
 
     with FeatureRegistry.open(database) as opened:
-        result = check_registry(opened)
+        result = check_registry(opened, _prompt_digests(opened))
     if layout == "json":
         click.echo(_json({"passed": result.passed, **dataclasses.asdict(result)}))
     else:
@@ -162,13 +164,25 @@ def _named_things(opened: FeatureRegistry) -> dict[str, list[dict[str, Any]]]:
     return {kind: [dataclasses.asdict(record) for record in records] for kind, records in found.items()}
 
 
+def _prompt_digests(opened: FeatureRegistry) -> dict[tuple[str, str], str]:
+    """The digests of those prompt sets of the registry that ship with the package, by role and name.
+
+    Sets made for somebody's own model lie elsewhere, so there is nothing to compare them with.
+    """
+    from saeuron_guard.prompts.load import load_prompt_set
+    from saeuron_guard.resources import data_folder
+
+    shipped = data_folder("policies") / "prompts"
+    paths = {(used.role, used.name): shipped / used.role / f"{used.name}.yaml" for used in opened.prompt_sets()}
+    return {name: load_prompt_set(path).digest for name, path in paths.items() if path.is_file()}
+
+
 def _contents(opened: FeatureRegistry) -> str:
     models = [model.name for model in opened.models()]
     calibrated = sum(len(opened.calibrations(model)) for model in models)
-    return (
-        f"{len(models)} models, {len(opened.concepts())} concepts and {calibrated} calibrations "
-        f"(manifest {opened.manifest_digest()})"
-    )
+    counts = ((len(models), "model"), (len(opened.concepts()), "concept"), (calibrated, "calibration"))
+    words = ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for count, noun in counts)
+    return f"{words} (manifest {opened.manifest_digest()})"
 
 
 def _check_lines(result: RegistryCheck) -> Iterable[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,12 +17,12 @@ from saeuron_guard.errors import ArtefactError
 from saeuron_guard.resources import inside
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from saeuron_guard.registry.manifest import Manifest
+    from saeuron_guard.registry.records import JudgeRecord, ModelRecord
 
-    Array = npt.NDArray[np.generic]
+    Array = npt.NDArray[Any]
 
 FORMAT: Final = "saeuron-guard/statistics-v1"
 FIGURES: Final = ("score", "mean", "mean_others", "threshold", "firing_rate")
@@ -82,15 +83,16 @@ def verify_artefacts(manifest: Manifest, root: Path) -> tuple[ArtefactCheck, ...
 
     A model whose ``files`` are empty (a hub id) pins nothing here.
     """
-    checks = []
-    for owner in (*manifest.models, *manifest.judges):
-        for relative, digest in sorted(owner.files.items()):
-            checks.append(_check(root, f"{owner.path}/{relative}", owner.name, digest))
-    for sae in manifest.saes:
-        checks.append(_check(root, f"{sae.path}/sae.safetensors", sae.name, sae.digest))
-    for run in manifest.scoring_runs:
-        checks.append(_check(root, run.statistics_path, run.name, run.statistics_digest))
-    return tuple(checks)
+    return tuple(_check(root, *pinned) for pinned in _pinned_files(manifest))
+
+
+def _pinned_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """(path below the root, what it belongs to, digest) of every file that the manifest pins."""
+    owners: tuple[ModelRecord | JudgeRecord, ...] = (*manifest.models, *manifest.judges)
+    for owner in owners:
+        yield from ((f"{owner.path}/{file}", owner.name, digest) for file, digest in sorted(owner.files.items()))
+    yield from ((f"{sae.path}/sae.safetensors", sae.name, sae.digest) for sae in manifest.saes)
+    yield from ((run.statistics_path, run.name, run.statistics_digest) for run in manifest.scoring_runs)
 
 
 def _check(root: Path, relative: str, owner: str, expected: str) -> ArtefactCheck:

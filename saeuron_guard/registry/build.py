@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,8 +90,8 @@ def _empty(connection: Connection) -> None:
 def _fill(connection: Connection, manifest: Manifest, statistics: Mapping[str, Statistics]) -> None:
     models = _insert_named(connection, tables.models, map(_columns, manifest.models))
     concepts = _insert_named(connection, tables.concepts, map(_columns, manifest.concepts))
-    _insert_named(connection, tables.judges, map(_columns, manifest.judges))
-    _insert_named(connection, tables.prompt_sets, (_referring(row, model=models) for row in manifest.prompt_sets))
+    _insert(connection, tables.judges, [_columns(judge) for judge in manifest.judges])
+    _insert(connection, tables.prompt_sets, [_referring(row, model=models) for row in manifest.prompt_sets])
     saes = _insert_named(connection, tables.saes, (_referring(row, model=models) for row in manifest.saes))
     runs = _insert_named(connection, tables.scoring_runs, (_referring(row, sae=saes) for row in manifest.scoring_runs))
     for name, scored in statistics.items():
@@ -102,15 +103,14 @@ def _fill_calibrations(
     connection: Connection, manifest: Manifest, *, models: Ids, concepts: Ids, saes: Ids, runs: Ids
 ) -> None:
     for calibration in manifest.calibrations:
-        inserted = connection.execute(
-            tables.calibrations.insert().values(
-                model_id=models[manifest.model_of(calibration)],
-                concept_id=concepts[calibration.concept],
-                figures=dict(calibration.figures),
-                provenance=dict(calibration.provenance),
-            )
-        )
-        (identity,) = inserted.inserted_primary_key
+        row = {
+            "model_id": models[manifest.model_of(calibration)],
+            "concept_id": concepts[calibration.concept],
+            "figures": dict(calibration.figures),
+            "provenance": dict(calibration.provenance),
+        }
+        insert = tables.calibrations.insert().returning(tables.calibrations.c.id)
+        identity = connection.execute(insert, row).scalar_one()
         points = [
             {"calibration_id": identity, "position": position, **_referring(point, sae=saes, run=runs)}
             for position, point in enumerate(calibration.points)
@@ -149,10 +149,9 @@ def _score_rows(run: int, concepts: Ids, statistics: Statistics) -> list[Row]:
 
 def _sign(connection: Connection, digest: str) -> None:
     rows = [{"key": DIGEST_KEY, "value": digest}]
-    try:
+    # A checkout that is not installed has no release to name.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         rows.append({"key": VERSION_KEY, "value": importlib.metadata.version("saeuron-guard")})
-    except importlib.metadata.PackageNotFoundError:
-        pass  # runs from a checkout that is not installed: there is no release to name
     _insert(connection, tables.meta, rows)
 
 
@@ -183,4 +182,4 @@ def _insert(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
 def _insert_named(connection: Connection, table: Table, rows: Iterable[Row]) -> dict[str, int]:
     """Insert rows that have a name; returns the ids that the database gave them, by name."""
     _insert(connection, table, list(rows))
-    return {name: identity for name, identity in connection.execute(select(table.c.name, table.c.id))}
+    return {row.name: row.id for row in connection.execute(select(table.c.name, table.c.id))}

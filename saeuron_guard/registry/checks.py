@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from saeuron_guard.digests import digest_of_file
@@ -26,9 +27,10 @@ class RegistryCheck:
         return not self.problems and all(artefact.passed for artefact in self.artefacts)
 
 
-def check_registry(registry: FeatureRegistry) -> RegistryCheck:
+def check_registry(registry: FeatureRegistry, prompt_digests: Mapping[tuple[str, str], str]) -> RegistryCheck:
     """Compare an open registry with the manifest in its artefact root, and the files there with their digests.
 
+    ``prompt_digests``: (role, name) -> digest of the prompt sets that are at hand; those not at hand are not compared.
     Raises ManifestError when the manifest itself is not valid.
     """
     path = registry.artefact_root / MANIFEST
@@ -36,7 +38,13 @@ def check_registry(registry: FeatureRegistry) -> RegistryCheck:
     digest, held = digest_of_file(path), registry.manifest_digest()
     problems = [*registry.damage()]
     if held != digest:
-        problems.append(f"the database holds manifest {held}, the file is {digest}; run registry migrate")
+        problems.append(
+            f'the database holds manifest {held}, the file is {digest}; run "saeuron-guard registry migrate"'
+        )
+    for used in manifest.prompt_sets:
+        found = prompt_digests.get((used.role, used.name), used.digest)
+        if found != used.digest:
+            problems.append(f"{used.role} prompt set {used.name!r}: expected {used.digest}, got {found}")
     return RegistryCheck(
         database=registry.place,
         manifest=str(path),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from saeuron_guard.documents import Document
 from saeuron_guard.errors import Problem
 from saeuron_guard.strict_yaml import Pointer
 from saeuron_guard.wording import did_you_mean, pointer_text, quote
+
+_KEYS: Final = {"calibrations": ("model", "concept"), "prompt_sets": ("role", "name")}
+"""What tells the entries of a list apart where it is not the name alone."""
 
 
 def consistency_problems(document: Document) -> list[Problem]:
@@ -40,7 +43,7 @@ class _Parts:
         for part, entries in self.lists.items():
             seen: dict[tuple[str, ...], int] = {}
             for position, entry in enumerate(entries):
-                keys = ("model", "concept") if part == "calibrations" else ("name",)
+                keys = _KEYS.get(part, ("name",))
                 name = tuple(entry[key] for key in keys)
                 if name in seen:
                     first = pointer_text((part, seen[name]))

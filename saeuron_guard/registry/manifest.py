@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +42,10 @@ _HEADER: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that the manifest says, always sorted: by name, calibrations by model and concept."""
+    """Everything that the manifest says, always sorted by name.
+
+    Prompt sets are sorted by role and name, calibrations by model and concept.
+    """
 
     models: tuple[ModelRecord, ...] = ()
     saes: tuple[SaeRecord, ...] = ()
@@ -54,8 +56,11 @@ class Manifest:
     judges: tuple[JudgeRecord, ...] = ()
 
     def __post_init__(self) -> None:
-        for part in ("models", "saes", "concepts", "prompt_sets", "scoring_runs", "judges"):
+        for part in ("models", "saes", "concepts", "scoring_runs", "judges"):
             object.__setattr__(self, part, tuple(sorted(getattr(self, part), key=lambda record: str(record.name))))
+        object.__setattr__(
+            self, "prompt_sets", tuple(sorted(self.prompt_sets, key=lambda used: (used.role, used.name)))
+        )
         by_place = sorted(self.calibrations, key=lambda calibration: (self.model_of(calibration), calibration.concept))
         object.__setattr__(self, "calibrations", tuple(by_place))
 
@@ -87,7 +92,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     try:
         draft.write_text(text, encoding="utf-8", newline="\n")
         load_manifest(draft)
-        os.replace(draft, path)
+        draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -136,7 +141,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
     for field in dataclasses.fields(manifest):
         document[field.name] = [_entry(record) for record in getattr(manifest, field.name)]
     document["calibrations"] = [
-        {"concept": calibration.concept, "model": manifest.model_of(calibration), **_entry(calibration)}
+        {"concept": calibration.concept, "model": manifest.model_of(calibration) or "unknown", **_entry(calibration)}
         for calibration in manifest.calibrations
     ]
     return document

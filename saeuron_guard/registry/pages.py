@@ -92,7 +92,7 @@ def concept_overview(registry: FeatureRegistry, domain: str | None = None) -> li
 
 
 def concept_page(registry: FeatureRegistry, name: str, *, features: int = 10) -> ConceptPage:
-    """The page of a concept: per run, all features that calibration chose, or the best ``features`` if it chose none."""
+    """The page of a concept: of each run, the features that calibration chose, or the best ``features`` if none."""
     concept = registry.concept(name)
     calibrations = _calibrations_by_concept(registry).get(concept.name, ())
     points = {point.run: point for calibrated in calibrations for point in calibrated.calibration.points}
@@ -156,7 +156,10 @@ def _summaries(sae: str, scores: Iterable[FeatureScore], chosen: int) -> list[Fe
 
 
 def _summary(sae: str, scores: list[FeatureScore], chosen: int) -> FeatureSummary:
-    """One feature's scores for one concept; ``chosen``: how many features a timestep calibration took."""
+    """One feature's scores for one concept; ``chosen``: how many features a timestep calibration took.
+
+    As when a guard is compiled, a feature that does not speak for the concept (score 0 or less) is not chosen.
+    """
     best = min(scores, key=lambda score: (score.rank, -score.score))
     return FeatureSummary(
         feature=feature_name(sae, best.index),
@@ -167,5 +170,5 @@ def _summary(sae: str, scores: list[FeatureScore], chosen: int) -> FeatureSummar
         firing_rate=best.firing_rate,
         at=best.timestep,
         timesteps=tuple(score.timestep for score in scores),
-        chosen_at=tuple(score.timestep for score in scores if score.rank < chosen),
+        chosen_at=tuple(score.timestep for score in scores if score.rank < chosen and score.score > 0),
     )

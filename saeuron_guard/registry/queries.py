@@ -51,9 +51,7 @@ def all_concepts(connection: Connection) -> list[ConceptRecord]:
 def all_saes(connection: Connection) -> list[SaeRecord]:
     """Every SAE, by model and hookpoint."""
     query = (
-        select(saes, models.c.name.label("model"))
-        .join(models)
-        .order_by(models.c.name, saes.c.hookpoint, saes.c.name)
+        select(saes, models.c.name.label("model")).join(models).order_by(models.c.name, saes.c.hookpoint, saes.c.name)
     )
     return [SaeRecord(**_fields(row)) for row in connection.execute(query)]
 
@@ -66,8 +64,10 @@ def all_runs(connection: Connection) -> list[ScoringRun]:
 
 
 def all_prompt_sets(connection: Connection) -> list[PromptSetRecord]:
-    """Every prompt set, by name."""
-    query = select(prompt_sets, models.c.name.label("model")).join(models).order_by(prompt_sets.c.name)
+    """Every prompt set, by role and name."""
+    query = (
+        select(prompt_sets, models.c.name.label("model")).join(models).order_by(prompt_sets.c.role, prompt_sets.c.name)
+    )
     return [PromptSetRecord(**_fields(row)) for row in connection.execute(query)]
 
 
@@ -185,5 +185,3 @@ def _grouped(rows: Iterable[Row[Any]]) -> list[Calibration]:
         before = found[row.id].points if row.id in found else ()
         found[row.id] = Calibration(row.concept, (*before, point), row.figures, row.provenance)
     return list(found.values())
-
-

@@ -69,7 +69,7 @@ class FeatureRegistry:
 
     @classmethod
     def built(cls, url: str | None = None, *, manifest: Path | None = None) -> Self:
-        """Open the database at ``url`` after migrating it and making it hold what ``manifest`` (shipped if None) says."""
+        """Open the database at ``url``, migrated, and holding what ``manifest`` (None: the shipped one) says."""
         path = (manifest or data_folder("registry") / MANIFEST).absolute()
         folder = path.parent if manifest is not None else state_folder()
         engine = engine_for(url or sqlite_url(folder / DATABASE))
@@ -83,14 +83,8 @@ class FeatureRegistry:
     @classmethod
     def _open_as_it_is(cls, url: str) -> Self:
         engine = engine_for(url)
-        advice = f'make it with "{migrate_command(engine.url)}"'
-        if not exists(engine):
-            raise RegistryError(f"{shown(url)}: there is no such database; {advice}")
         try:
-            with reading(engine) as connection:
-                require_current(connection)
-                if stored_digest(connection) is None:
-                    raise RegistryError(f"{shown(url)}: holds no registry yet; {advice}")
+            _require_content(engine)
         except BaseException:
             engine.dispose()
             raise
@@ -176,7 +170,7 @@ class FeatureRegistry:
         return _pick("scoring run", name, self.runs(), "registry list --models")
 
     def prompt_sets(self) -> list[PromptSetRecord]:
-        """Every prompt set that was used, by name."""
+        """Every prompt set that was used, by role and name."""
         with reading(self._engine) as connection:
             return queries.all_prompt_sets(connection)
 
@@ -226,6 +220,17 @@ class FeatureRegistry:
         if index >= sae.num_latents:
             raise RegistryError(f"{sae.name} has features 0 to {sae.num_latents - 1}, got {index}")
         return sae, index
+
+
+def _require_content(engine: Engine) -> None:
+    """Raise RegistryError, with the command that helps, unless the database is of this release and filled."""
+    advice = f'make it with "{migrate_command(engine.url)}"'
+    if not exists(engine):
+        raise RegistryError(f"{shown(engine.url)}: there is no such database; {advice}")
+    with reading(engine) as connection:
+        require_current(connection)
+        if stored_digest(connection) is None:
+            raise RegistryError(f"{shown(engine.url)}: holds no registry yet; {advice}")
 
 
 def _pick(what: str, name: str, records: Iterable[_Record], command: str) -> _Record:

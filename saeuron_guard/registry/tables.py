@@ -108,7 +108,7 @@ prompt_sets = Table(
     Column("role", String(16), nullable=False),
     Column("model_id", ForeignKey("models.id"), nullable=False),
     Column("digest", DIGEST, nullable=False),
-    UniqueConstraint("name"),
+    UniqueConstraint("role", "name"),
     CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in PROMPT_ROLES)), name="role_known"),
     Index(None, "model_id"),
 )
