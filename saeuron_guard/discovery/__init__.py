@@ -1,0 +1,1 @@
+"""Find features: stream activations, train autoencoders, gather concept statistics, score features."""

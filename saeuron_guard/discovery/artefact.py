@@ -1,0 +1,83 @@
+"""The statistics file that the registry reads: scored features of one run, as safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from saeuron_guard.digests import canonical_json, digest_of_file
+from saeuron_guard.discovery.runs import library_versions
+from saeuron_guard.discovery.scoring import score_features
+from saeuron_guard.discovery.statistics import ConceptStatistics
+from saeuron_guard.discovery.stream import Sampling
+from saeuron_guard.errors import ArtefactError
+from saeuron_guard.pipelines.fingerprint import fingerprint
+from saeuron_guard.prompts.model import PromptSet
+from saeuron_guard.sae.sparse_coder import SparseCoder
+
+STATISTICS_FORMAT: Final = "saeuron-guard/statistics-v1"
+TOP: Final = 48
+"""Features kept for each concept and timestep: several times more than any calibration has wanted."""
+
+
+def write_statistics(
+    statistics: ConceptStatistics, method: str, path: Path, provenance: Mapping[str, Any], *, top: int = TOP
+) -> str:
+    """Score by ``method`` and write the file of one scoring run; gives its digest.
+
+    Tensors ``index`` int32, ``score``, ``mean``, ``mean_others``, ``threshold`` and ``firing_rate`` float32, all
+    [concepts, timesteps, K] with the best score first, and ``timesteps`` int64, descending.
+    Metadata: ``format``, ``concepts`` (JSON list of names, domain by domain) and ``provenance`` (JSON).
+    Raises ArtefactError when the file cannot be written.
+    """
+    scored = score_features(statistics, method, top)
+    tensors = {
+        "index": scored.index,
+        "score": scored.score,
+        "mean": scored.mean,
+        "mean_others": scored.mean_others,
+        "threshold": scored.threshold,
+        "firing_rate": scored.firing_rate,
+        "timesteps": np.asarray(statistics.timesteps, dtype=np.int64),
+    }
+    metadata = {
+        "format": STATISTICS_FORMAT,
+        "concepts": json.dumps(list(statistics.table.names), ensure_ascii=False),
+        "provenance": canonical_json({**provenance, "method": method, "domains": _domains(statistics)}),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be written ({error.strerror or error})") from None
+    return digest_of_file(path)
+
+
+def scoring_provenance(
+    pipe: Any, coder: SparseCoder, hookpoint: str, prompt_set: PromptSet, seeds: Sequence[int], sampling: Sampling
+) -> dict[str, Any]:
+    """Everything needed to gather the same statistics again; JSON values only."""
+    return {
+        "sae_digest": coder.digest,
+        "hookpoint": hookpoint,
+        "model_fingerprint": fingerprint(pipe),
+        "prompt_set": prompt_set.name,
+        "prompt_set_digest": prompt_set.digest,
+        "seeds": list(seeds),
+        "scheduler": type(pipe.scheduler).__name__,
+        **asdict(sampling),
+        "rows": "conditional",
+        "libraries": library_versions(),
+    }
+
+
+def _domains(statistics: ConceptStatistics) -> dict[str, list[str]]:
+    """Whose prompts counted as the others of a concept: those of its own domain."""
+    table = statistics.table
+    return {domain: list(group) for domain, group in zip(table.domains, table.concepts, strict=True)}
