@@ -58,8 +58,8 @@ class FeatureRegistry:
 
         Without arguments: the database that SAEURON_GUARD_DATABASE names, or else the shipped registry, which is built
         in ``resources.state_folder()`` on first use and again whenever its manifest has changed.
-        ``url`` alone: that database, as it is, with the files of the shipped registry folder.  ``manifest`` alone: built
-        beside it, with the files there.  Both: built at ``url``.
+        ``url`` alone: that database, as it is, with the files of the shipped registry folder.  ``manifest`` alone:
+        built beside it, with the files there.  Both: built at ``url``.
         Raises RegistryError, ManifestError or ArtefactError when the content cannot be trusted.
         """
         if url is None and manifest is None:
