@@ -4,20 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import diffusers
 import numpy as np
 
+from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.errors import CannotEvaluate
+from saeuron_guard.guard.guard import guarded
 from saeuron_guard.judges.interface import Images
 from saeuron_guard.pipelines.generation import generate
 from saeuron_guard.registry.records import ModelRecord
+from saeuron_guard.registry.store import FeatureRegistry
 from saeuron_guard.verify.plan import Shot
+from saeuron_guard.verify.result import PairedImages
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedDrawing:
+    """The paired images of some shots, and what the guard reports about the guarded ones, as JSON values."""
+
+    images: PairedImages
+    report: dict[str, Any]
+
+
+def draw_pairs(
+    pipe: Any, registry: FeatureRegistry, config: GuardConfig, shots: Sequence[Shot], on_progress: Progress
+) -> GuardedDrawing:
+    """Draw each shot without and with the guard that ``config`` describes; ``pipe`` is its model, unguarded.
+
+    Raises GuardNotEffective when the guard did not run in every step, and the errors of attaching it.
+    """
+    model = registry.model(config.model)
+    base = draw(pipe, model, shots, "drawing without the guard", on_progress)
+    with guarded(pipe, config, root=registry.artefact_root) as guard:
+        changed = draw(pipe, model, shots, "drawing with the guard", on_progress)
+        report = guard.report().to_json()
+    return GuardedDrawing(PairedImages(base, changed), report)
 
 
 def draw(pipe: Any, model: ModelRecord, shots: Sequence[Shot], stage: str, on_progress: Progress) -> Images:

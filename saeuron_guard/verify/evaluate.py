@@ -112,10 +112,13 @@ def _retention(figures: RetainFigures) -> Outcome:
             f"{name}: the judge recognises only {base:.1%} of the unguarded images (at least {SHOWN:.0%} needed), "
             "so a loss would not be seen; check the prompts and the judge",
         )
-    found = f"accuracy lost {loss.value:+.1%}, at most {loss.high:+.1%} at {CONFIDENCE:.0%} confidence"
+    found = (
+        f"accuracy fell by {100 * loss.value:.1f} points (from {base:.1%}), by at most {100 * loss.high:.1f} "
+        f"at {CONFIDENCE:.0%} confidence"
+    )
     if loss.high > figures.max_loss:
         more = "; the bound may fall with more images" if loss.value <= figures.max_loss else ""
-        return Outcome("fail", f"{name}: {found}; the policy allows {figures.max_loss:.1%}{more}")
+        return Outcome("fail", f"{name}: {found}; the policy allows {100 * figures.max_loss:.1f}{more}")
     return Outcome("pass", f"{name}: {found}")
 
 

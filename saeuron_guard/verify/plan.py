@@ -12,7 +12,7 @@ from saeuron_guard.prompts.model import Prompt, PromptSet
 from saeuron_guard.verify.figures import is_retained
 
 RETAIN_IMAGES = 96
-"""How many retain prompt and seed pairs are drawn unless told otherwise.
+"""How many retain prompt and seed pairs are drawn at least, unless told otherwise.
 
 With accuracy unchanged, 96 pairs bound the loss to about 4 points at 95 % confidence, for half a minute of drawing.
 """
@@ -41,15 +41,16 @@ def make_plan(
     seeds: Sequence[int],
     *,
     max_per_concept: int | None = None,
-    max_retain: int | None = RETAIN_IMAGES,
+    max_retain: int | None = None,
 ) -> AuditPlan:
     """Choose the pairs to draw, the same ones for the same arguments on every machine.
 
     Target prompts ask for one of the policy's concepts; retain prompts ask for none of them and for a concept that the
     policy retains. ``max_per_concept`` limits the pairs chosen for each removed and of each retained concept (a pair
-    that shows two removed concepts counts for both), ``max_retain`` the retain pairs in all; what is left out is
-    spread evenly over the other concepts. ``skipped`` counts only what ``max_per_concept`` left out of the targets:
-    drawing a sample of the retain prompts is the rule.
+    that shows two removed concepts counts for both); ``max_retain`` limits the retain pairs in all, by default to
+    twice the policy's ``minimum_n`` and no less than RETAIN_IMAGES. What is drawn is spread evenly over the concepts
+    of each domain. ``skipped`` counts what ``max_per_concept`` left out of the targets: drawing a sample of the retain
+    prompts is the rule. Without any target there is nothing to verify, so the plan is empty.
     """
     removed = [rule.concept for rule in policy.concepts]
     shots = [
@@ -61,13 +62,14 @@ def make_plan(
     chosen: set[tuple[str, int]] = set()
     for concept in removed:
         own = [shot for shot in targets if concept in shot.targets]
-        chosen |= {_key(shot) for shot in _spread(own, max_per_concept, None, ignoring=frozenset({concept}))}
+        chosen |= {_key(shot) for shot in _spread(own, max_per_concept, None)}
     candidates = [
         shot
         for shot in shots
         if not shot.targets and any(is_retained(policy.retain, *label) for label in shot.prompt.labels)
     ]
-    retained = {_key(shot) for shot in _spread(candidates, max_retain, max_per_concept)} if targets else set()
+    limit = max(RETAIN_IMAGES, 2 * policy.audit.minimum_n) if max_retain is None else max_retain
+    retained = {_key(shot) for shot in _spread(candidates, limit, max_per_concept)} if targets else set()
     return AuditPlan(
         shots=tuple(shot for shot in shots if _key(shot) in chosen | retained),
         skipped=sum(_key(shot) not in chosen for shot in targets),
@@ -78,24 +80,28 @@ def _key(shot: Shot) -> tuple[str, int]:
     return shot.prompt.id, shot.seed
 
 
-def _spread(
-    candidates: list[Shot], limit: int | None, cap: int | None, ignoring: frozenset[str] = frozenset()
-) -> list[Shot]:
-    """At most ``limit`` candidates, at most ``cap`` of each concept, taking the rarest concepts first.
+def _spread(candidates: list[Shot], limit: int | None, cap: int | None) -> list[Shot]:
+    """At most ``limit`` candidates and at most ``cap`` of each concept, taking the rarest concepts first.
 
-    Ties are broken by a digest of prompt id and seed, so the order of the prompt file doesn't matter.
+    A prompt that names no concept of a domain counts as showing one more concept there, so that such prompts get their
+    share and no more. Ties are broken by a digest of prompt id and seed: the order of the prompt file doesn't matter.
     """
     if (limit is None or limit >= len(candidates)) and cap is None:
         return candidates
-    pool = sorted(candidates, key=lambda shot: image_seed(shot.prompt.id, shot.seed))
-    counts: Counter[str] = Counter()
+    domains = sorted({domain for shot in candidates for domain, _ in shot.prompt.labels})
+    pool = [
+        (shot, tuple((domain, shot.prompt.concept(domain)) for domain in domains))
+        for shot in sorted(candidates, key=lambda shot: image_seed(shot.prompt.id, shot.seed))
+    ]
+    counts: Counter[tuple[str, str | None]] = Counter()
     chosen: list[Shot] = []
-    while pool and (limit is None or len(chosen) < limit):
-        uses = [[counts[name] for _, name in shot.prompt.labels if name not in ignoring] or [0] for shot in pool]
-        index = min(range(len(pool)), key=lambda i: (max(uses[i]), sum(uses[i]), i))
-        if cap is not None and max(uses[index]) >= cap:
+    while limit is None or len(chosen) < limit:
+        if cap is not None:
+            pool = [(shot, cells) for shot, cells in pool if all(counts[cell] < cap or not cell[1] for cell in cells)]
+        if not pool:
             break
-        shot = pool.pop(index)
+        index = min(range(len(pool)), key=lambda i: (sorted((counts[cell] for cell in pool[i][1]), reverse=True), i))
+        shot, cells = pool.pop(index)
         chosen.append(shot)
-        counts.update(name for _, name in shot.prompt.labels)
+        counts.update(cells)
     return chosen

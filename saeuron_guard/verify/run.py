@@ -7,23 +7,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from saeuron_guard.guard.guard import guarded
-from saeuron_guard.prompts.find import find_prompt_set
-
 from saeuron_guard.compiler.compile import compile_policy
-from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Judge
 from saeuron_guard.judges.load import audit_judge, load_judge
 from saeuron_guard.pipelines.load import load_pipeline
 from saeuron_guard.policy.model import Policy
+from saeuron_guard.prompts.load import find_prompt_set
 from saeuron_guard.prompts.model import PromptSet
 from saeuron_guard.registry.store import FeatureRegistry
-from saeuron_guard.verify.drawing import Progress, draw
+from saeuron_guard.verify.drawing import Progress, draw_pairs
 from saeuron_guard.verify.figures import concept_figures, retain_figures
 from saeuron_guard.verify.judging import check_labels, judge_pairs, quality_of
-from saeuron_guard.verify.plan import RETAIN_IMAGES, AuditPlan, make_plan
-from saeuron_guard.verify.result import PairedImages, Pinned, VerifyResult
+from saeuron_guard.verify.plan import AuditPlan, make_plan
+from saeuron_guard.verify.result import Pinned, VerifyResult
 
 _LIBRARIES = ("saeuron-guard", "torch", "diffusers", "transformers", "open_clip_torch")
 
@@ -37,7 +34,7 @@ def run_verify(
     prompts: PromptSet | str | Path | None = None,
     seeds: Sequence[int] | None = None,
     max_per_concept: int | None = None,
-    max_retain: int | None = RETAIN_IMAGES,
+    max_retain: int | None = None,
     strict: bool = False,
     on_progress: Progress | None = None,
 ) -> VerifyResult:
@@ -58,10 +55,10 @@ def run_verify(
     domains = {rule.concept: registry.concept(rule.concept).domain for rule in policy.concepts}
     check_labels(judged_by, plan.shots, domains)
     pipeline = pipe if pipe is not None else load_pipeline(policy.model, registry=registry)
-    images, guard_report = _draw_pairs(pipeline, registry, config, plan, progress)
+    drawing = draw_pairs(pipeline, registry, config, plan.shots, progress)
     progress("judging", 0, 1)
-    pairs = judge_pairs(judged_by, plan.shots, images)
-    quality = quality_of(judged_by, plan.shots, images)
+    pairs = judge_pairs(judged_by, plan.shots, drawing.images)
+    quality = quality_of(judged_by, plan.shots, drawing.images)
     progress("judging", 1, 1)
     minimum = policy.audit.minimum_n
     inside, outside = _retained_domains(policy, registry, frozenset(domains.values()))
@@ -81,28 +78,20 @@ def run_verify(
         pairs=pairs,
         notes=_notes(policy, audit, seeds, plan, other_prompts=prompts is not None and prompts != policy.audit.prompts),
         strict=strict,
-        guard_report=guard_report,
+        guard_report=drawing.report,
         versions=_versions(),
-        images=images,
+        images=drawing.images,
     )
 
 
-def _draw_pairs(
-    pipe: Any, registry: FeatureRegistry, config: GuardConfig, plan: AuditPlan, progress: Progress
-) -> tuple[PairedImages, dict[str, Any]]:
-    model = registry.model(config.model)
-    base = draw(pipe, model, plan.shots, "drawing without the guard", progress)
-    with guarded(pipe, config, root=registry.artefact_root) as guard:
-        changed = draw(pipe, model, plan.shots, "drawing with the guard", progress)
-        report = guard.report().to_json()
-    return PairedImages(base, changed), report
-
-
 def _audit_prompts(policy: Policy, prompts: PromptSet | str | Path | None) -> PromptSet:
-    if isinstance(prompts, PromptSet):
+    """The prompt set to draw: the policy's is sought from its folder, one given instead from the current folder."""
+    if prompts is None:
+        found = find_prompt_set(policy.audit.prompts, near=Path(policy.file).parent, role="audit")
+    elif isinstance(prompts, PromptSet):
         found = prompts
     else:
-        found = find_prompt_set(str(prompts or policy.audit.prompts), near=Path(policy.file).parent)
+        found = find_prompt_set(str(prompts), role="audit")
     if found.role != "audit":
         raise CannotEvaluate(
             f"prompt set {found.name!r} has the role {found.role!r}: its prompts helped to find or choose the guard's "

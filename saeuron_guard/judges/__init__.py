@@ -1,0 +1,1 @@
+"""Judges: what an image shows, said by a classifier or by CLIP."""

@@ -1,0 +1,1 @@
+"""Renders a verification as text, JSON or a page."""

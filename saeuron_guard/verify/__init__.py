@@ -1,0 +1,1 @@
+"""Draws audit prompts without and with a guard, judges the images and decides."""
