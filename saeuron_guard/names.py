@@ -1,0 +1,29 @@
+"""Words with a fixed meaning in files, tables and reports, and the values that belong to them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+API_VERSION: Final = "saeuron-guard/v1"
+GUARD_FORMAT: Final = "saeuron-guard/guard-v1"
+
+STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong": 1.5, "max": 2.0}
+"""What the named strengths mean; 1 is the calibrated operating point of a concept."""
+
+LARGEST_STRENGTH: Final = 10.0
+
+PROMPT_ROLES: Final = ("anchor", "calibration", "audit")
+"""Find features / choose settings / judge removal and retention; a prompt serves one role only."""
+
+CONFIDENCE: Final = 0.95
+"""Two-sided confidence level of every interval the package prints."""
+
+SLUG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
+FEATURE: Final = re.compile(r"(?P<sae>[A-Za-z0-9][A-Za-z0-9._/-]*):(?P<index>[0-9]{1,7})")
+"""A feature's name, ``sae:index``."""
+
+
+def feature_name(sae: str, index: int) -> str:
+    """Name feature ``index`` of ``sae``."""
+    return f"{sae}:{index}"

@@ -1,0 +1,51 @@
+"""Where the shipped data lies: beside the package in a checkout, inside it when installed from a wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from saeuron_guard.errors import ArtefactError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_folder(name: str) -> Path:
+    """Folder ``name`` (``registry``, ``policies`` or ``migrations``) as shipped.
+
+    ``SAEURON_GUARD_HOME`` replaces the folder that holds all three.
+    Raises ArtefactError when there is none.
+    """
+    home = os.environ.get("SAEURON_GUARD_HOME")
+    candidates = [Path(home) / name] if home else [_PACKAGE / "_data" / name, _PACKAGE.parent / name]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    looked = ", ".join(str(candidate) for candidate in candidates)
+    raise ArtefactError(f"no {name} folder (looked at {looked}); reinstall the package or set SAEURON_GUARD_HOME")
+
+
+def state_folder() -> Path:
+    """A folder that may be written to, for the built database: ``registry/`` of a checkout, else the user's data folder.
+
+    Made if missing.
+    """
+    home = os.environ.get("SAEURON_GUARD_HOME")
+    if home:
+        folder = Path(home) / "registry"
+    elif (_PACKAGE.parent / "pyproject.toml").is_file() and (_PACKAGE.parent / "registry").is_dir():
+        folder = _PACKAGE.parent / "registry"
+    else:
+        folder = Path(platformdirs.user_data_dir("saeuron-guard", appauthor=False))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def inside(root: Path, relative: str) -> Path:
+    """``root / relative``, refusing a path that leads outside ``root`` (also through links)."""
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ArtefactError(f"{relative!r} leads outside {root}; give a path below it")
+    return path
