@@ -1,0 +1,110 @@
+"""``sae calibrate``: how many features and how hard, for each concept of a registered model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from saeuron_guard.cli.sae import layout_option, parse_seeds, print_rows, progress
+
+
+@click.command()
+@click.argument("model")
+@click.option("--concept", "concepts", multiple=True, help="May be repeated; all concepts of the registry if left out.")
+@click.option("--prompts", required=True, help="Calibration prompt set: a shipped name, or a path.")
+@click.option("--judge", required=True, help="A judge that the release check does not use: a registered name or path.")
+@click.option(
+    "--arrangement", "arrangements", multiple=True,
+    help="SAEs to edit together, joined by +; may be repeated. Each SAE alone, then all together, if left out.",
+)  # fmt: skip
+@click.option("--method", default="paper", show_default=True, help="Score that ranks the features.")
+@click.option("--seeds", callback=parse_seeds, default="7001-7003", show_default=True, help="Seeds of the images.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="One file a concept.")
+@click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also write them there.")
+@layout_option
+def calibrate(
+    model: str,
+    concepts: tuple[str, ...],
+    prompts: str,
+    judge: str,
+    arrangements: tuple[str, ...],
+    method: str,
+    seeds: tuple[int, ...],
+    batch_size: int,
+    out: Path,
+    manifest: Path | None,
+    layout: str,
+) -> None:
+    """Choose hookpoints, number of features and multiplier of each concept of MODEL, a registered name.
+
+    Concepts that have a file in OUT are not calibrated again, so a run that was stopped can go on.
+
+    \b
+    Example:
+      saeuron-guard sae calibrate emoji-canvas --prompts calibration/emoji-canvas \\
+        --judge emoji-canvas-judges --concept pistol --out build/calibration
+    """
+    from saeuron_guard.discovery.calibration_files import merge_into_manifest, read_calibration, write_calibration
+    from saeuron_guard.registry.store import FeatureRegistry
+
+    with FeatureRegistry.open(manifest=manifest) as registry, progress() as log:
+        wanted = [registry.concept(name) for name in concepts] or list(registry.concepts())
+        paths = {concept.name: out / f"{concept.name}.json" for concept in wanted}
+        todo = [concept for concept in wanted if not paths[concept.name].exists()]
+        if todo:
+            calibrator = _calibrator(registry, model, prompts, judge, arrangements, method, seeds, batch_size, log)
+        for concept in todo:
+            write_calibration(calibrator.calibrate(concept), out)
+    found = [read_calibration(path) for path in paths.values()]
+    if manifest is not None:
+        merge_into_manifest(found, manifest)
+    print_rows([_row(calibration) for calibration in found], layout)
+
+
+def _calibrator(
+    registry: Any,
+    model: str,
+    prompts: str,
+    judge: str,
+    arrangements: tuple[str, ...],
+    method: str,
+    seeds: tuple[int, ...],
+    batch_size: int,
+    log: Any,
+) -> Any:
+    from saeuron_guard.discovery.calibration import Calibrator, Grid
+    from saeuron_guard.discovery.workbench import Workbench
+    from saeuron_guard.judges.load import load_judge
+    from saeuron_guard.pipelines.load import load_pipeline
+    from saeuron_guard.prompts.load import find_prompt_set
+    from saeuron_guard.resources import inside
+    from saeuron_guard.sae.sparse_coder import SparseCoder
+
+    record = registry.model(model)
+    saes = {sae.name: sae for sae in registry.saes(model)}
+    chosen = tuple(tuple(part.strip() for part in text.split("+")) for text in arrangements)
+    chosen = chosen or (*((name,) for name in saes), tuple(saes))
+    for name in {name for group in chosen for name in group}:
+        registry.sae(name)
+    runs = {run.sae: run.name for run in registry.runs() if run.method == method}
+    if missing := sorted({name for group in chosen for name in group} - set(runs)):
+        raise click.UsageError(f"SAE {missing[0]!r} has no scoring run by method {method!r}; score it first")
+    coders = {
+        name: SparseCoder.load(inside(registry.artefact_root, sae.path), sae.digest) for name, sae in saes.items()
+    }
+    bench = Workbench(
+        load_pipeline(model, registry=registry),
+        record,
+        load_judge(judge, registry),
+        find_prompt_set(prompts, role="calibration").prompts,
+        batch_size=batch_size,
+    )
+    return Calibrator(bench, registry, coders, runs, Grid(arrangements=chosen, seeds=seeds), log)
+
+
+def _row(calibration: Any) -> dict[str, Any]:
+    points = "+".join(f"{point.sae} n={point.features} x{point.multiplier:g}" for point in calibration.points)
+    return {"concept": calibration.concept, "points": points, **calibration.figures}
