@@ -75,6 +75,11 @@ def sae() -> None:
 @click.option("--variant", type=click.Choice(["unsupervised", "supervised"]), default="unsupervised", show_default=True)
 @click.option("--batch-topk", is_flag=True, help="Share k over a batch in training.")
 @click.option("--steps", type=click.IntRange(1), default=1500, show_default=True, help="Training steps.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), default=4e-4, show_default=True)
+@click.option(
+    "--assignment-weight", type=click.FloatRange(0), default=0.1, show_default=True, help="Of the supervised variant."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of first weights and of mixing.")
 @click.option("--batch-positions", type=click.IntRange(1), default=4096, show_default=True, help="Vectors a step.")
 @click.option(
     "--seeds", callback=parse_seeds, default="0,1", show_default=True, help="Seeds of the images to train on."
@@ -85,6 +90,9 @@ def sae() -> None:
     default="1000",
     show_default=True,
     help="Seeds of the images to report on.",
+)
+@click.option(
+    "--held-out-positions", type=click.IntRange(1), default=1_000_000, show_default=True, help="Vectors to report on."
 )
 @click.option("--buffer-mb", type=click.FloatRange(0, min_open=True), default=256.0, show_default=True)
 @layout_option

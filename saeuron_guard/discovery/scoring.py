@@ -25,7 +25,7 @@ class Moments:
 def paper_score(mean: Array, mean_others: Array) -> Array:
     """mu(i,t,c) / sum_j mu(j,t,c)  -  mu(i,t,not c) / sum_j mu(j,t,not c), in [-1, 1]; both (..., num_latents).
 
-    Implements the feature score of SAeUron, arXiv 2501.18052, section 4.2; deviates: where nothing fires at all the
+    Implements the feature score of SAeUron, arXiv 2501.18052; deviates: where nothing fires at all the
     share is 0, without the paper's small constant in the denominator.
     """
     return _share(mean) - _share(mean_others)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from saeuron_guard.cli.sae import sae
-from tests.discovery.small_pipeline import HOOKPOINTS, small_pipeline
+from tests.tiny import HOOKPOINTS, make_pipeline
 
 PROMPT_SET = """\
 apiVersion: saeuron-guard/v1
@@ -27,7 +27,7 @@ COMMON = ("--denoising-steps", "2", "--guidance", "5", "--format", "json")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pipeline and a prompt set."""
     folder = tmp_path_factory.mktemp("cli-sae")
-    small_pipeline().save_pretrained(folder / "model")
+    make_pipeline(folder / "tokenizer").save_pretrained(folder / "model")
     (folder / "small.yaml").write_text(PROMPT_SET)
     return folder
 

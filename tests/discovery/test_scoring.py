@@ -17,6 +17,7 @@ from saeuron_guard.discovery.labels import ConceptTable
 from saeuron_guard.discovery.scoring import METHODS, Moments, moments_of, paper_score, score_features, threshold
 from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.registry.artefact import read_statistics
 
 TABLE = ConceptTable(("object", "style"), (("bomb", "cat", "dog"), ("Neon", "Pixel")))
 
@@ -87,6 +88,7 @@ def test_statistics_file_holds_what_the_registry_reads(tmp_path: Path) -> None:
         name: ((5, 2, 2), "int32" if name == "index" else "float32")
         for name in ("index", "score", "mean", "mean_others", "threshold", "firing_rate")
     }
+    assert read_statistics(path, digest, num_latents=3).concepts == TABLE.names
     assert tensors["mean"][0, 0, 0] == pytest.approx(4)
     assert tensors["mean_others"][0, 0, 0] == pytest.approx(0.5)
     with safe_open(path, framework="np") as stored:

@@ -12,13 +12,14 @@ from saeuron_guard.digests import image_seed
 from saeuron_guard.discovery.recorder import Recorder
 from saeuron_guard.discovery.stream import ActivationStream, Sampling, StepActivations
 from saeuron_guard.errors import CannotEvaluate, ModelMismatch
-from tests.discovery.small_pipeline import HOOKPOINTS, PROMPTS, small_pipeline
+from tests.discovery.labelled import PROMPTS
+from tests.tiny import CHANNELS, HOOKPOINTS, make_pipeline
 
 
 @pytest.fixture(scope="module")
-def pipe() -> Any:
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One small pipeline for all tests of this file; every test leaves it as it was."""
-    return small_pipeline()
+    return make_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 def _steps(pipe: Any, *, batch_size: int = 4, guidance: float = 5.0, shuffle_seed: int = 0) -> list[StepActivations]:
@@ -60,7 +61,7 @@ def test_every_image_is_seen_once_at_every_timestep_with_its_own_noise(pipe: Any
     assert Counter(step.timestep for step in steps) == dict.fromkeys(timesteps, 3)
     first = PROMPTS[0].id
     assert not torch.allclose(images[first, 0, timesteps[0]], images[first, 1, timesteps[0]])
-    assert steps[0].activations[HOOKPOINTS[1]].shape == (4, 64, 16)
+    assert steps[0].activations[HOOKPOINTS[1]].shape == (4, 64, CHANNELS)
     assert steps[0].activations[HOOKPOINTS[1]].dtype == torch.float32
 
 
@@ -125,7 +126,7 @@ def test_nothing_stays_behind_on_the_pipeline(pipe: Any) -> None:
 
 def test_positions_tell_each_hookpoints_size(pipe: Any) -> None:
     """The number of positions is that of the recorded maps, for maps of different sizes."""
-    hookpoints = (HOOKPOINTS[0], "unet.down_blocks.1.attentions.0")
+    hookpoints = (HOOKPOINTS[0], "unet.mid_block.attentions.0")
     stream = ActivationStream(pipe, PROMPTS, hookpoints, seeds=(0,), sampling=Sampling(2, 5.0, 2))
     assert stream.positions() == {hookpoints[0]: 64, hookpoints[1]: 16}
 
@@ -156,7 +157,7 @@ def test_layouts_that_would_need_guessing_are_refused(pipe: Any) -> None:
     def two_calls(rows: int, *, guided: bool) -> list[int]:
         """How many rows were kept of each of two calls at one timestep, on behalf of two prompts."""
         recorder = Recorder(HOOKPOINTS, 2, guided=guided)
-        sample, text = torch.zeros(rows, 4, 8, 8), torch.zeros(rows, 24, 16)
+        sample, text = torch.zeros(rows, 4, 8, 8), torch.zeros(rows, 16, 32)
         with recorder.attached(pipe), torch.no_grad():
             pipe.unet(sample, 500, encoder_hidden_states=text)
             pipe.unet(sample, 500, encoder_hidden_states=text)

@@ -18,7 +18,8 @@ from saeuron_guard.discovery.stream import ActivationStream, Sampling
 from saeuron_guard.discovery.training import train_saes
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.sae.sparse_coder import SparseCoder
-from tests.discovery.small_pipeline import HOOKPOINTS, PROMPTS, small_pipeline
+from tests.discovery.labelled import PROMPTS
+from tests.tiny import CHANNELS, HOOKPOINTS, make_pipeline
 
 RECIPE = SaeRecipe(
     num_latents=48, k=6, steps=100, batch_positions=512, learning_rate=3e-3, warm_up=5, sampling=Sampling(4, 5.0, 4),
@@ -27,9 +28,9 @@ RECIPE = SaeRecipe(
 
 
 @pytest.fixture(scope="module")
-def pipe() -> Any:
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One small pipeline for all tests of this file."""
-    return small_pipeline()
+    return make_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture(scope="module")
@@ -123,5 +124,5 @@ def test_statistics_of_a_pipeline_are_those_of_its_stream(pipe: Any, finished: P
     assert found[hookpoint].timesteps == direct.timesteps
     assert found[hookpoint].mean == pytest.approx(direct.mean, rel=1e-4, abs=1e-5)
     assert found[hookpoint].mean.shape == (5, 4, 48)
-    assert found[HOOKPOINTS[1]].mean.shape == (5, 4, 16)
+    assert found[HOOKPOINTS[1]].mean.shape == (5, 4, CHANNELS)
     assert (found[HOOKPOINTS[1]].mean < 0).any()
