@@ -18,7 +18,7 @@ _SAMPLES = 512
 
 
 def fingerprint(pipe: Any) -> str:
-    """``sha256:...`` over denoiser, text encoders and VAE: classes, parameters' names and shapes, signs of sampled weights.
+    """``sha256:...`` over denoiser, text encoders and VAE: classes, parameter names, shapes, weights' signs.
 
     Signs, because they are the part of a number that every move between float32, float16 and bfloat16 keeps: rounded
     values don't (float32 to float16 to bfloat16 rounds twice, and differs from float32 to bfloat16 at one weight in

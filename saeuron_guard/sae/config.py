@@ -39,8 +39,8 @@ class SparseCoderConfig:
     def __post_init__(self) -> None:
         for name in ("d_in", "num_latents", "k"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_DIMENSION:
-                raise ArtefactError(f"{name} is {value!r}; expected a whole number from 1 to {LARGEST_DIMENSION}")
+            if not 1 <= value <= LARGEST_DIMENSION:
+                raise ArtefactError(f"{name} is {value}; expected 1 to {LARGEST_DIMENSION}")
         if self.k > self.num_latents:
             raise ArtefactError(f"k is {self.k}, but there are only {self.num_latents} latents")
 
@@ -60,17 +60,13 @@ class SparseCoderConfig:
         for name, (accepted, reason) in _UNSUPPORTED.items():
             if name in fields and fields[name] not in accepted:
                 raise ArtefactError(f"{file}: {name} is {fields[name]!r}, expected {accepted[0]!r}: {reason}")
-        missing = [name for name in ("d_in", "k") if name not in fields]
-        if missing:
-            raise ArtefactError(f"{file}: {' and '.join(missing)} missing; expected sparsify's cfg.json")
-        latents = fields.get("num_latents")
-        if not latents and isinstance(fields["d_in"], int) and isinstance(fields.get("expansion_factor"), int):
-            latents = fields["d_in"] * fields["expansion_factor"]
+        d_in, k = _whole(fields, "d_in", file), _whole(fields, "k", file)
+        latents = _whole(fields, "num_latents", file, 0) or d_in * _whole(fields, "expansion_factor", file)
         try:
             return cls(
-                d_in=fields["d_in"],
-                num_latents=latents or 0,
-                k=fields["k"],
+                d_in=d_in,
+                num_latents=latents,
+                k=k,
                 normalize_decoder=bool(fields.get("normalize_decoder", True)),
                 batch_topk=bool(fields.get("batch_topk", False)),
                 multi_topk=bool(fields.get("multi_topk", False)),
@@ -81,3 +77,12 @@ class SparseCoderConfig:
     def text(self) -> str:
         """The text of ``cfg.json``."""
         return json.dumps({"activation": "topk", **asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+
+def _whole(fields: dict[str, Any], name: str, file: str, default: int | None = None) -> int:
+    """A whole number of a configuration; ArtefactError when it is missing without a default, or something else."""
+    value = fields.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        got = "missing" if name not in fields else repr(value)
+        raise ArtefactError(f"{file}: {name} is {got}, expected a whole number; is this sparsify's cfg.json?")
+    return value
