@@ -83,6 +83,28 @@ def test_python_in_the_readme_uses_public_names() -> None:
         assert names <= set(saeuron_guard.__all__)
 
 
+def test_pictures_and_files_that_are_linked_exist() -> None:
+    """No link of the README leads nowhere."""
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.slow
+def test_python_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After the compile command that the README shows, its example draws a guarded picture and prints a report."""
+    policy = ROOT / "policies" / "no-weapons.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        program.main(["compile", str(policy), "--out", "build/no-weapons"])
+    assert left.value.code == 0
+    for example in blocks("python"):
+        exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - running the documentation is the test
+    assert "ConceptFindings(concept='pistol'" in capsys.readouterr().out
+
+
 def test_example_calls_are_understood() -> None:
     """Every call of the program in a shell example names an existing command and only options that it has."""
     calls = [line for block in blocks("sh") for line in block.splitlines() if re.match(r"saeuron-guard ", line)]
