@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +70,7 @@ def _write_line(
     # Control characters would break the line or the measuring of it.
     line = "".join(character if character.isprintable() else " " for character in text)
     if draw.textlength(line, font=font) > width:
-        while line and draw.textlength(line + "...", font=font) > width:
-            line = line[:-1]
-        line += "..."
+        ends = range(len(line))
+        fitting = bisect_right(ends, width, key=lambda end: ceil(draw.textlength(line[:end] + "...", font=font)))
+        line = line[: max(fitting - 1, 0)] + "..."
     draw.text(place, line, fill=colour, font=font)

@@ -31,6 +31,10 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``open_clip_config.json`` and half-precision ``open_clip_model.safetensors`` of a random tiny CLIP."""
     torch.manual_seed(0)
     model = open_clip.CLIP(**CONFIG["model_cfg"])
+    # At random initialisation constants drown the image, and all images would get almost the same features.
+    for name, parameter in model.visual.attnpool.named_parameters():
+        if name.endswith("bias") or name == "positional_embedding":
+            torch.nn.init.zeros_(parameter)
     folder = tmp_path_factory.mktemp("judges") / "tiny-clip"
     folder.mkdir()
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
