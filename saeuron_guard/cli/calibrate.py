@@ -47,7 +47,10 @@ def calibrate(
       saeuron-guard sae calibrate emoji-canvas --prompts calibration/emoji-canvas \\
         --judge emoji-canvas-judges --concept pistol --out build/calibration
     """
+    from saeuron_guard.discovery.calibration import Calibrator, Grid
     from saeuron_guard.discovery.calibration_files import merge_into_manifest, read_calibration, write_calibration
+    from saeuron_guard.discovery.search import Budget
+    from saeuron_guard.discovery.setup import set_up
     from saeuron_guard.registry.store import FeatureRegistry
 
     with FeatureRegistry.open(manifest=manifest) as registry, progress() as log:
@@ -55,7 +58,11 @@ def calibrate(
         paths = {concept.name: out / f"{concept.name}.json" for concept in wanted}
         todo = [concept for concept in wanted if not paths[concept.name].exists()]
         if todo:
-            calibrator = _calibrator(registry, model, prompts, judge, arrangements, method, seeds, batch_size, log)
+            ready = set_up(registry, model, prompts, judge, method=method, batch_size=batch_size)
+            grid = Grid(arrangements=_arrangements(arrangements, list(ready.coders)))
+            calibrator = Calibrator(
+                ready.bench, registry, ready.coders, ready.runs, grid=grid, budget=Budget(seeds=seeds), log=log
+            )
         for concept in todo:
             write_calibration(calibrator.calibrate(concept), out)
     found = [read_calibration(path) for path in paths.values()]
@@ -64,45 +71,14 @@ def calibrate(
     print_rows([_row(calibration) for calibration in found], layout)
 
 
-def _calibrator(
-    registry: Any,
-    model: str,
-    prompts: str,
-    judge: str,
-    arrangements: tuple[str, ...],
-    method: str,
-    seeds: tuple[int, ...],
-    batch_size: int,
-    log: Any,
-) -> Any:
-    from saeuron_guard.discovery.calibration import Calibrator, Grid
-    from saeuron_guard.discovery.workbench import Workbench
-    from saeuron_guard.judges.load import load_judge
-    from saeuron_guard.pipelines.load import load_pipeline
-    from saeuron_guard.prompts.load import find_prompt_set
-    from saeuron_guard.resources import inside
-    from saeuron_guard.sae.sparse_coder import SparseCoder
-
-    record = registry.model(model)
-    saes = {sae.name: sae for sae in registry.saes(model)}
-    chosen = tuple(tuple(part.strip() for part in text.split("+")) for text in arrangements)
-    chosen = chosen or (*((name,) for name in saes), tuple(saes))
-    for name in {name for group in chosen for name in group}:
-        registry.sae(name)
-    runs = {run.sae: run.name for run in registry.runs() if run.method == method}
-    if missing := sorted({name for group in chosen for name in group} - set(runs)):
-        raise click.UsageError(f"SAE {missing[0]!r} has no scoring run by method {method!r}; score it first")
-    coders = {
-        name: SparseCoder.load(inside(registry.artefact_root, sae.path), sae.digest) for name, sae in saes.items()
-    }
-    bench = Workbench(
-        load_pipeline(model, registry=registry),
-        record,
-        load_judge(judge, registry),
-        find_prompt_set(prompts, role="calibration").prompts,
-        batch_size=batch_size,
-    )
-    return Calibrator(bench, registry, coders, runs, Grid(arrangements=chosen, seeds=seeds), log)
+def _arrangements(texts: tuple[str, ...], saes: list[str]) -> tuple[tuple[str, ...], ...]:
+    """SAEs that are edited together; by default each alone, then all."""
+    if not texts:
+        return (*((name,) for name in saes), *([tuple(saes)] if len(saes) > 1 else []))
+    chosen = tuple(tuple(part.strip() for part in text.split("+")) for text in texts)
+    if unknown := sorted({name for group in chosen for name in group} - set(saes)):
+        raise click.UsageError(f"the model has no SAE {unknown[0]!r}; it has: {', '.join(saes)}")
+    return chosen
 
 
 def _row(calibration: Any) -> dict[str, Any]:

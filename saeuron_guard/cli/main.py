@@ -32,7 +32,11 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "guard": LazyCommand("saeuron_guard.cli.guard:guard", "Look into a compiled guard."),
     "generate": LazyCommand("saeuron_guard.cli.generate:generate", "Draw a picture without and with the guard."),
     "verify": LazyCommand("saeuron_guard.cli.verify:verify", "Pass or fail a policy on audit prompts."),
-    "sae": LazyCommand("saeuron_guard.cli.sae:sae", "Train and score sparse autoencoders for a model."),
+    "sae": LazyCommand(
+        "saeuron_guard.cli.sae:sae",
+        "Train, score and calibrate sparse autoencoders for a model.",
+        members=("saeuron_guard.cli.calibrate:calibrate",),
+    ),
     "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
 }
 

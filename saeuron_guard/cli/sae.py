@@ -126,11 +126,11 @@ def train(
         recipe = SaeRecipe(sampling=sampling, **fields)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with _progress() as log:
+    with progress() as log:
         trained = train_saes(pipe, prompt_set.prompts, hookpoints, recipe, out, log)
     rows = [{"hookpoint": each.hookpoint, "folder": str(each.folder), "digest": each.digest, **asdict(each.figures)}
             for each in trained]  # fmt: skip
-    _print(rows, layout)
+    print_rows(rows, layout)
 
 
 @sae.command()
@@ -185,7 +185,7 @@ def score(
         raise click.UsageError("two autoencoders are of the same hookpoint; score them one after the other")
     pipe, sampling = _opened(model, denoising_steps, guidance, batch_size)
     rows = []
-    with _progress() as log:
+    with progress() as log:
         encoders = {hookpoint: coder.encode for hookpoint, coder in coders.items()}
         statistics = collect_statistics(pipe, encoders, prompt_set.prompts, seeds, sampling, log)
         for hookpoint, coder in coders.items():
@@ -194,7 +194,7 @@ def score(
                 path = out / f"{hookpoint}.{method}.safetensors"
                 digest = write_statistics(statistics[hookpoint], method, path, provenance, top=top)
                 rows.append({"hookpoint": hookpoint, "method": method, "file": str(path), "digest": digest})
-    _print(rows, layout)
+    print_rows(rows, layout)
 
 
 def _opened(model: str, steps: int | None, guidance: float | None, batch_size: int) -> tuple[Any, Sampling]:
@@ -236,7 +236,7 @@ def _hookpoint_of(folder: Path) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """Shows what is going on, on stderr: one line that changes on a terminal, a line each elsewhere."""
     live = sys.stderr.isatty()
 
@@ -250,7 +250,8 @@ def _progress() -> Iterator[Callable[[str], None]]:
             click.echo("\r\033[K", err=True, nl=False)
 
 
-def _print(rows: list[dict[str, Any]], layout: str) -> None:
+def print_rows(rows: list[dict[str, Any]], layout: str) -> None:
+    """Results, as JSON or one line a row that starts with the row's first value."""
     if layout == "json":
         click.echo(json.dumps(rows, indent=2))
         return
@@ -258,4 +259,4 @@ def _print(rows: list[dict[str, Any]], layout: str) -> None:
         figures = (f"{value:.4f}" if isinstance(value, float) else str(value) for value in list(row.values())[1:])
         names = list(row)[1:]
         pairs = (f"{name} {figure}" for name, figure in zip(names, figures, strict=True))
-        click.echo(f"{row['hookpoint']}: {', '.join(pairs)}")
+        click.echo(f"{next(iter(row.values()))}: {', '.join(pairs)}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from saeuron_guard.discovery.runs import prompts_digest
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Judge
 from saeuron_guard.pipelines.generation import generate
@@ -64,7 +65,7 @@ class Effect:
         return _relative(self.survival, self.survival_base)
 
     def __add__(self, other: Effect) -> Effect:
-        return Effect(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+        return Effect(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
 
 class Workbench:
@@ -81,6 +82,7 @@ class Workbench:
         self.judge = judge
         self.prompts = tuple(prompts)
         self.domains = tuple(sorted({domain for prompt in prompts for domain, _ in prompt.labels}))
+        self.prompts_digest = prompts_digest(prompts)
         self._batch_size = batch_size
         self._base: dict[tuple[str, int], Labels] = {}
 

@@ -21,9 +21,10 @@ from saeuron_guard.pipelines.emoji_canvas.captions import (
     write_tokenizer,
 )
 from saeuron_guard.pipelines.emoji_canvas.renders import Renders
+from saeuron_guard.pipelines.emoji_canvas.text_tower import train_text_encoder
 from saeuron_guard.pipelines.emoji_canvas.training import Log, Recipe, fit
 
-RECIPE = Recipe(steps=14000, peak=8e-4, seed=23, warmup=200, average=0.999, save_every=500)
+RECIPE = Recipe(steps=11000, peak=8e-4, seed=23, warmup=200, average=0.999, save_every=500)
 BATCH = 16
 
 
@@ -135,7 +136,9 @@ def train_denoiser(renders: Renders, latents: Tensor, folder: Path, log: Log) ->
     tokenizer = load_tokenizer(folder / "tokenizer")
     captions = CaptionTable.build(renders, tokenizer)
     torch.manual_seed(RECIPE.seed)
-    networks = TextAndDenoiser(new_text_encoder(tokenizer), new_unet())
+    text_encoder = new_text_encoder(tokenizer)
+    train_text_encoder(text_encoder, tokenizer, folder, log)
+    networks = TextAndDenoiser(text_encoder, new_unet())
     alphas = new_scheduler().alphas_cumprod
 
     def loss(step: int, generator: torch.Generator) -> Tensor:

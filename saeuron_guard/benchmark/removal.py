@@ -1,0 +1,166 @@
+"""Removal and retention of the guard and its rivals, concept by concept, on the same audit images.
+
+The guard comes with the registry's calibration. Each rival's setting is searched here with the calibration prompts and
+judge, as a calibration is; the audit judge and the audit seeds see no setting before it is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+
+from saeuron_guard.benchmark.rivals import Directions, mean_difference, published
+from saeuron_guard.discovery.calibration import Calibrator, Setting
+from saeuron_guard.discovery.search import Budget, Candidate, Ladder, search, spread
+from saeuron_guard.discovery.statistics import ConceptStatistics
+from saeuron_guard.discovery.workbench import Effect, Intervention, Workbench
+from saeuron_guard.errors import CannotEvaluate
+from saeuron_guard.registry.records import Calibration, ConceptRecord
+from saeuron_guard.sae.sparse_coder import SparseCoder
+
+Log = Callable[[str], None]
+
+METHODS = ("guard", "published", "mean-difference")
+
+PAPER_MULTIPLIERS = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
+"""SAeUron's grid of gamma (arXiv 2501.18052, appendix)."""
+PAPER_PERCENTILES = (99.0, 99.5, 99.9)
+STEERING_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one method did to one concept on the audit images; ``setting`` in words."""
+
+    concept: str
+    domain: str
+    method: str
+    setting: str
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Everything that the methods share.
+
+    ``settings``: workbench with the calibration prompts and judge; ``audit``: with the audit prompts and judge.
+    ``statistics``: means of the raw activations, by hookpoint.  ``home``: the SAE that rivals use, by domain.
+    """
+
+    settings: Workbench
+    audit: Workbench
+    calibrator: Calibrator
+    coders: Mapping[str, SparseCoder]
+    hookpoints: Mapping[str, str]
+    home: Mapping[str, str]
+    statistics: Mapping[str, ConceptStatistics]
+    seeds: tuple[int, ...]
+    targets: int = 24
+    retains: int = 24
+    budget: Budget = Budget(finalists=1, confirm_targets=4, confirm_retains=4)
+
+    def outcomes(
+        self, concept: ConceptRecord, calibration: Calibration | None, methods: Sequence[str], log: Log
+    ) -> Iterable[Outcome]:
+        """One outcome a method; raises CannotEvaluate for the guard when the concept has no calibration."""
+        share = max(1, self.targets // len(self.seeds))
+        images = spread(self.audit.targets(concept.name), share, self.seeds)
+        images += spread(self.audit.retained(concept.name), max(1, self.retains // len(self.seeds)), self.seeds)
+        for method in methods:
+            candidate = self._candidate(concept, calibration, method, log)
+            effect = self.audit.effect(concept.name, concept.domain, candidate.intervention, images)
+            outcome = Outcome(concept.name, concept.domain, method, candidate.name, effect)
+            log(describe(outcome))
+            yield outcome
+
+    def _candidate(
+        self, concept: ConceptRecord, calibration: Calibration | None, method: str, log: Log
+    ) -> Candidate:
+        if method == "guard":
+            if calibration is None:
+                raise CannotEvaluate(f"{concept.name} has no calibration; run sae calibrate first")
+            return self.calibrator.candidate_of(concept, calibration)
+        ladders = self._published(concept) if method == "published" else self._steering(concept)
+        return search(self.settings, concept, ladders, self.budget, log).candidate
+
+    def _published(self, concept: ConceptRecord) -> list[Ladder]:
+        sae = self.home[concept.domain]
+        latents = self.coders[sae].config.num_latents
+        ladders = []
+        for percentile in PAPER_PERCENTILES:
+            features = max(1, round(latents * (100 - percentile) / 100))
+            ladder = []
+            for multiplier in PAPER_MULTIPLIERS:
+                config = self.calibrator.configuration(concept, Setting((sae,), features, multiplier))
+                coders = {self.hookpoints[sae]: self.coders[sae]}
+                act: Intervention = partial(published, config=config, coders=coders)
+                ladder.append(Candidate(f"{sae} p{percentile:g} x{multiplier:g}", act, None))
+            ladders.append(ladder)
+        return ladders
+
+    def _steering(self, concept: ConceptRecord) -> list[Ladder]:
+        hookpoint = self.hookpoints[self.home[concept.domain]]
+        ladders = []
+        for chosen in ((hookpoint,), tuple(self.statistics)):
+            directions = {name: Directions(self.statistics[name], concept.name) for name in chosen}
+            ladder = []
+            for factor in STEERING_FACTORS:
+                act: Intervention = partial(mean_difference, directions=directions, factor=factor)
+                ladder.append(Candidate(f"{'+'.join(chosen)} x{factor:g}", act, None))
+            ladders.append(ladder)
+        return ladders
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Means over the concepts of a domain for one method, and the worst single UA, IRA or CRA among them."""
+
+    domain: str
+    method: str
+    concepts: int
+    ua: float
+    ira: float
+    cra: float
+    survival: float
+    worst: float
+    worst_concept: str
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
+    """One summary for each domain and method, in the order in which they first come; retention relative to base."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((outcome.domain, outcome.method), []).append(outcome)
+    found = []
+    for (domain, method), group in groups.items():
+        worst = min(group, key=_worst)
+        found.append(
+            Summary(
+                domain=domain,
+                method=method,
+                concepts=len(group),
+                ua=fmean(each.effect.ua.value for each in group),
+                ira=fmean(each.effect.kept[0] for each in group),
+                cra=fmean(each.effect.kept[1] for each in group),
+                survival=fmean(each.effect.survived for each in group),
+                worst=_worst(worst),
+                worst_concept=worst.concept,
+            )
+        )
+    return found
+
+
+def describe(outcome: Outcome) -> str:
+    """One line for people."""
+    effect = outcome.effect
+    ira, cra = effect.kept
+    return (
+        f"{outcome.concept:<11}{outcome.method:<16} UA {effect.ua.value:6.1%} (n={effect.ua.n})  "
+        f"IRA {ira:6.1%}  CRA {cra:6.1%} (n={effect.ira.n})  survival {effect.survived:6.1%}  {outcome.setting}"
+    )
+
+
+def _worst(outcome: Outcome) -> float:
+    return min(outcome.effect.ua.value, *outcome.effect.kept)
