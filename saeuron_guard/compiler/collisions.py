@@ -18,7 +18,7 @@ def collisions(
 
     Only timesteps at which the claim edits the feature count; ``score`` is the retained concept's best among them.
     """
-    edited = {(score.index, score.timestep) for score in claim.scores}
+    edited = {(score.index, score.timestep) for score in claim.chosen}
     for concept in retained:
         best: dict[int, float] = {}
         for score in best_features(registry.scores(run, concept, max_rank=count), count):

@@ -11,7 +11,7 @@ from saeuron_guard.compiler.collisions import collisions
 from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.compiler.files import guard_digest
 from saeuron_guard.compiler.lookup import RulePoint, look_up
-from saeuron_guard.compiler.merge import Choice, Claim, merge
+from saeuron_guard.compiler.merge import Claim, merge
 from saeuron_guard.compiler.select import best_features, edits_of, rounded
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
@@ -71,9 +71,7 @@ def _claim(point: RulePoint, registry: FeatureSource, problems: list[Problem]) -
         problems.append(_problem(point, _too_few(point, kept)))
     elif not chosen:
         problems.append(_problem(point, _nothing_selected(point)))
-    idle = point.rule.strength == 0
-    choices = tuple(Choice(point.concept.name, point.push, idle, score) for score in chosen)
-    return Claim(point.concept.name, point.sae.name, choices)
+    return Claim(point.concept.name, point.sae.name, point.push, point.rule.strength == 0, tuple(chosen))
 
 
 def _problem(point: RulePoint, message: str) -> Problem:
@@ -128,7 +126,7 @@ def _rule(point: RulePoint, claim: Claim) -> Rule:
         action="scale",
         strength=rounded(point.rule.strength),
         multiplier=rounded(point.multiplier),
-        features=edits_of(claim, point.run.timesteps),
+        features=edits_of(claim.chosen, point.run.timesteps),
         why=_why(point, claim),
     )
 
@@ -143,7 +141,7 @@ def _why(point: RulePoint, claim: Claim) -> str:
     )
     if point.rule.strength == 0:
         text = f"strength 0: watched, not edited; {text}"
-    return text if claim.choices else f"{text}; stronger rules edit all of them, see merges"
+    return text if claim.chosen else f"{text}; stronger rules edit all of them, see merges"
 
 
 def largest_gap(timesteps: Sequence[int]) -> int:

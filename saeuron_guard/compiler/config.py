@@ -9,10 +9,9 @@ from dataclasses import dataclass
 class FeatureEdit:
     """How one feature is edited, over the calibrated timesteps of its hookpoint (tuples of equal length T).
 
-    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c), where c is the rule's
-    concept or, at a timestep at which only merged rules chose the feature, the concept of the strongest of those;
-    ``threshold[t]``: mean over concepts of mu(i, t, .).  Both are 0 where the feature is not active.
-    ``score`` is the best of the rule's concept over timesteps and ``rank`` its rank there.
+    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c); ``threshold[t]``: mean over
+    concepts of mu(i, t, .).  Both are 0 where the feature is not active.
+    ``score`` is the best over the active timesteps and ``rank`` its rank there.
     """
 
     index: int
@@ -58,7 +57,10 @@ class HookpointConfig:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """A feature that several rules chose; only the rule of ``kept`` edits it."""
+    """A feature that several rules chose at the same timesteps; there only the strongest, that of ``kept``, edits it.
+
+    Rules of ``dropped`` may still edit it at timesteps that no stronger rule chose.
+    """
 
     feature: str
     kept: str

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from saeuron_guard.compiler.config import FeatureEdit
-from saeuron_guard.compiler.merge import Choice, Claim
 from saeuron_guard.registry.records import FeatureScore
 
 
@@ -15,29 +14,28 @@ def best_features(scores: Iterable[FeatureScore], count: int) -> list[FeatureSco
     return [score for score in scores if score.rank < count and score.score > 0]
 
 
-def edits_of(claim: Claim, timesteps: Sequence[int]) -> tuple[FeatureEdit, ...]:
-    """One edit for each feature of a merged claim, by index; active at the timesteps at which the feature was chosen.
+def edits_of(chosen: Iterable[FeatureScore], timesteps: Sequence[int]) -> tuple[FeatureEdit, ...]:
+    """One edit for each chosen feature, by index; active at the timesteps at which the feature was chosen.
 
-    ``timesteps`` are those of the claim's scoring run.  Means and thresholds are 0 where the feature is not active;
-    score and rank are the best that the claim's own concept has.
+    ``chosen`` holds scores of one concept and one run, whose ``timesteps`` are given; each (feature, timestep) at most
+    once.  Means and thresholds are 0 where the feature is not active.
     """
     position = {timestep: t for t, timestep in enumerate(timesteps)}
-    by_feature: dict[int, dict[int, Choice]] = defaultdict(dict)
-    for choice in claim.choices:
-        by_feature[choice.score.index][position[choice.score.timestep]] = choice
-    return tuple(_edit(claim.concept, by_feature[index], len(timesteps)) for index in sorted(by_feature))
+    by_feature: dict[int, dict[int, FeatureScore]] = defaultdict(dict)
+    for score in chosen:
+        by_feature[score.index][position[score.timestep]] = score
+    return tuple(_edit(index, by_feature[index], len(timesteps)) for index in sorted(by_feature))
 
 
-def _edit(concept: str, at: dict[int, Choice], length: int) -> FeatureEdit:
-    own = [choice.score for choice in at.values() if choice.concept == concept]
-    best = min(own, key=lambda score: (-score.score, score.rank, -score.timestep))
+def _edit(index: int, at: dict[int, FeatureScore], length: int) -> FeatureEdit:
+    best = min(at.values(), key=lambda score: (-score.score, score.rank, -score.timestep))
     return FeatureEdit(
-        index=best.index,
+        index=index,
         score=rounded(best.score),
         rank=best.rank,
         active=tuple(t in at for t in range(length)),
-        mean=tuple(rounded(at[t].score.mean) if t in at else 0.0 for t in range(length)),
-        threshold=tuple(rounded(at[t].score.threshold) if t in at else 0.0 for t in range(length)),
+        mean=tuple(rounded(at[t].mean) if t in at else 0.0 for t in range(length)),
+        threshold=tuple(rounded(at[t].threshold) if t in at else 0.0 for t in range(length)),
     )
 
 

@@ -65,10 +65,12 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
 
 
 def _edited_twice(hookpoint: HookpointConfig) -> Iterator[str]:
-    """A feature of two rules: the compiler settles that, so a file that has it does not come from there."""
-    owners: dict[int, str] = {}
+    """Two rules on one feature at one timestep: the compiler settles that, so such a file does not come from there."""
+    owners: dict[tuple[int, int], str] = {}
     for rule in hookpoint.rules:
         for edit in rule.features:
-            owner = owners.setdefault(edit.index, rule.concept)
-            if owner != rule.concept:
-                yield f"{hookpoint.hookpoint}: feature {edit.index} is edited for both {owner} and {rule.concept}"
+            rivals = {
+                owners.setdefault((edit.index, t), rule.concept) for t, active in enumerate(edit.active) if active
+            }
+            for rival in sorted(rivals - {rule.concept}):
+                yield f"{hookpoint.hookpoint}: feature {edit.index} is edited for both {rival} and {rule.concept}"

@@ -72,7 +72,7 @@ def test_one_concept_can_be_asked_for() -> None:
 def test_text_names_features_merges_and_collisions() -> None:
     """The lines for a terminal hold what a reviewer asks for, and say how many features they leave out."""
     text = "\n".join(as_text(explain_case("stronger-rule-keeps-shared-feature"), 2))
-    assert "objects:3 is edited for knife: |strength x multiplier| is 30 of knife against 5 of pistol" in text
+    assert "objects:3 is edited for knife: at 2 shared timesteps, |strength x multiplier| is 30 of knife" in text
     assert "and 1 more; --limit shows them" in text
     assert "multiplier -20" in text
     collided = "\n".join(as_text(explain_case("collisions-at-edited-timesteps-only"), 10))

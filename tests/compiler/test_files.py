@@ -55,7 +55,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "feature twice": (lambda v: rule(v)["features"].append(feature(v)), "one feature occurs twice"),
     "rule twice": (lambda v: v["hookpoints"][0]["rules"].append(rule(v)), "one for each concept"),
     "edited by two rules": (
-        lambda v: v["hookpoints"][0]["rules"][1]["features"][0].update(index=3),
+        lambda v: v["hookpoints"][0]["rules"][1]["features"][1].update(active=[True, True, True]),
         "feature 3 is edited for both knife and pistol",
     ),
     "unknown action": (lambda v: rule(v).update(action="erase"), "unknown action 'erase'"),

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from saeuron_guard.compiler.compile import compile_policy, largest_gap
 from saeuron_guard.compiler.files import guard_json
-from saeuron_guard.compiler.merge import Choice, Claim, merge
+from saeuron_guard.compiler.merge import Claim, merge
 from saeuron_guard.policy.model import Audit, ConceptRule, Place, Policy, Retain
 from saeuron_guard.registry.records import FeatureScore, OperatingPoint
 from tests.compiler.pretend import PretendRegistry, digest
 
 NAMES = ("bomb", "cat", "knife", "pistol")
-MEANS = {name: float(number) for number, name in enumerate(NAMES, 1)}
 TIMESTEPS = (900, 500, 100)
 HERE = Place("policy.yaml", 1, 1)
 
@@ -39,9 +38,9 @@ def claims(draw: st.DrawFn) -> list[Claim]:
     some = []
     for name in names:
         push, idle = draw(st.sampled_from(((0.0, True), (0.0, False), (1.0, False), (2.0, False))))
-        cells = draw(st.sets(st.tuples(st.integers(0, 4), st.sampled_from(TIMESTEPS)), max_size=8))
-        scores = [FeatureScore(index, t, 0, 0.5, MEANS[name], 0.0, 0.1, 0.2) for index, t in sorted(cells)]
-        some.append(Claim(name, "objects", tuple(Choice(name, push, idle, score) for score in scores)))
+        places = draw(st.sets(st.tuples(st.integers(0, 4), st.sampled_from(TIMESTEPS)), max_size=8))
+        chosen = [FeatureScore(index, t, 0, 0.5, 1.0, 0.0, 0.1, 0.2) for index, t in sorted(places)]
+        some.append(Claim(name, "objects", push, idle, tuple(chosen)))
     return some
 
 
@@ -63,61 +62,36 @@ def worlds(draw: st.DrawFn) -> tuple[Policy, PretendRegistry]:
     return Policy("p", "1.0.0", "o", "", "tiny", rules, retain, audit, digest("p"), "policy.yaml"), registry
 
 
-def cells(some: Iterable[Claim], *, idle: bool | None = None) -> set[tuple[str, int, int]]:
-    """The (SAE, feature, timestep) that the claims hold, those of idle choices, of others, or all."""
-    return {
-        (claim.sae, choice.score.index, choice.score.timestep)
-        for claim in some
-        for choice in claim.choices
-        if idle is None or choice.idle == idle
-    }
-
-
-def features(claim: Claim) -> set[int]:
-    """The features of a claim."""
-    return {score.index for score in claim.scores}
+def cells(some: Iterable[Claim]) -> set[tuple[str, int, int]]:
+    """The (SAE, feature, timestep) that the claims hold."""
+    return {(claim.sae, score.index, score.timestep) for claim in some for score in claim.chosen}
 
 
 @given(claims())
 def test_each_feature_is_edited_once_and_none_is_lost(some: list[Claim]) -> None:
-    """After merging one claim alone has a feature, and it is edited exactly where any editing rule chose it."""
+    """After merging, exactly one claim holds each (feature, timestep) that any claim held before."""
     kept, _ = merge(some)
-    assert sum(len(features(claim)) for claim in kept) == len({index for claim in some for index in features(claim)})
-    assert cells(kept, idle=False) == cells(some, idle=False)
-    assert sum(len(claim.choices) for claim in kept) == len(cells(kept))
+    assert cells(kept) == cells(some)
+    assert sum(len(claim.chosen) for claim in kept) == len(cells(some))
 
 
 @given(claims())
-def test_idle_rules_never_widen_or_take_an_edit(some: list[Claim]) -> None:
+def test_the_strongest_claim_wins(some: list[Claim]) -> None:
+    """No claim keeps what one that ranks before it had claimed, too, and none gets what it did not choose."""
+    before = {claim.concept: cells([claim]) for claim in some}
+    for claim in merge(some)[0]:
+        assert cells([claim]) <= before[claim.concept]
+        for other in some:
+            if other.rank < claim.rank:
+                assert not cells([claim]) & before[other.concept]
+
+
+@given(claims())
+def test_idle_rules_take_nothing(some: list[Claim]) -> None:
     """Leaving out the rules of strength 0 changes nothing for the others."""
-    editing = [claim for claim in some if not any(choice.idle for choice in claim.choices)]
     kept = {claim.concept: claim for claim in merge(some)[0]}
-    assert [kept[claim.concept] for claim in merge(editing)[0]] == list(merge(editing)[0])
-
-
-@given(claims())
-def test_the_strongest_rule_owns_the_feature(some: list[Claim]) -> None:
-    """No choice of a feature ranks before the best own choice of the rule that keeps it."""
-    for claim in merge(some)[0]:
-        for index in features(claim):
-            rivals = [choice for other in some for choice in other.choices if choice.score.index == index]
-            assert min(rivals, key=lambda choice: choice.rank).concept == claim.concept
-
-
-@given(claims())
-def test_no_rule_gets_less_than_it_asked_for(some: list[Claim]) -> None:
-    """At each timestep the mean is that of the strongest rule that chose the feature there."""
-    for claim in merge(some)[0]:
-        for choice in claim.choices:
-            here = (choice.score.index, choice.score.timestep)
-            rivals = [
-                rival
-                for other in some
-                for rival in other.choices
-                if (rival.score.index, rival.score.timestep) == here and rival.idle == choice.idle
-            ]
-            strongest = min(rivals, key=lambda rival: rival.rank)
-            assert choice.score.mean == MEANS[strongest.concept]
+    editing = merge([claim for claim in some if not claim.idle])[0]
+    assert [kept[claim.concept] for claim in editing] == list(editing)
 
 
 @given(claims(), st.randoms(use_true_random=False))
@@ -140,10 +114,12 @@ def test_merging_is_associative_and_idempotent(some: list[Claim], cut: int) -> N
 
 @given(claims())
 def test_every_loss_is_on_record(some: list[Claim]) -> None:
-    """A rule is among the dropped of a feature's record exactly when it chose the feature and does not keep it."""
+    """A rule is among the dropped of a feature's records exactly when it lost that feature somewhere."""
     kept, merges = merge(some)
-    after = {claim.concept: features(claim) for claim in kept}
-    lost = {(f"objects:{index}", claim.concept) for claim in some for index in features(claim) - after[claim.concept]}
+    before = {claim.concept: cells([claim]) for claim in some}
+    lost = {
+        (f"{sae}:{index}", claim.concept) for claim in kept for sae, index, _ in before[claim.concept] - cells([claim])
+    }
     assert {(record.feature, name) for record in merges for name in record.dropped} == lost
 
 
