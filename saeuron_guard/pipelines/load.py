@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from packaging.version import Version
 
 from saeuron_guard.digests import digest_of_file
 from saeuron_guard.errors import ArtefactError
@@ -23,6 +24,8 @@ from saeuron_guard.resources import inside
 MODEL_INDEX = "model_index.json"
 _LARGEST_INDEX = 1 << 20
 _PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl"}
+_DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+"""What diffusers calls the argument; its older name warns from 0.42 on."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -93,7 +96,7 @@ def _read(source: str, dtype: torch.dtype | None, device: str | torch.device | N
     try:
         with _quiet():
             pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder, torch_dtype=dtype or torch.float32, use_safetensors=True, local_files_only=True, **arguments
+                folder, use_safetensors=True, local_files_only=True, **{_DTYPE: dtype or torch.float32}, **arguments
             )
     except Exception as error:  # diffusers and transformers raise what they like
         raise ArtefactError(

@@ -42,9 +42,9 @@ class SparseCoder(nn.Module):
         super().__init__()
         self.config = config
         self._header = header
-        # skip_init: nn.Linear would draw from the global random state before we draw from ours.
+        # Made empty first: nn.Linear would draw from the global random state before we draw from ours.
         device = torch.get_default_device()
-        self.encoder = nn.utils.skip_init(nn.Linear, config.d_in, config.num_latents, device=device)
+        self.encoder = nn.Linear(config.d_in, config.num_latents, device="meta").to_empty(device=device)
         bound = config.d_in**-0.5
         nn.init.uniform_(self.encoder.weight, -bound, bound, generator=generator)
         nn.init.zeros_(self.encoder.bias)
