@@ -232,11 +232,13 @@ def test_a_bypassed_guard_withholds_the_image(
     draw(pipe)
 
 
-def test_a_hook_removed_in_the_middle_withholds_the_image(pipe: Any, attach: Attach) -> None:
-    """Removing the hooks between two steps of one image is seen, too."""
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_hook_removed_in_the_middle_withholds_the_image(pipe: Any, attach: Attach, cancelled: bool) -> None:
+    """Removing the hooks between two steps of one image is seen, too, also when the number of steps says nothing."""
     attach()
 
-    def remove(_pipe: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def remove(running: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        running._interrupt = cancelled and step == 2
         if step == 1:
             remove_denoiser_hooks(pipe)
             remove_block_hook(pipe)
@@ -245,6 +247,16 @@ def test_a_hook_removed_in_the_middle_withholds_the_image(pipe: Any, attach: Att
 
     with pytest.raises(GuardNotEffective, match="removed"):
         draw(pipe, callback_on_step_end=remove)
+
+
+def test_no_timestep_is_left_over(pipe: Any, attach: Attach) -> None:
+    """After a call of the denoiser, a call that bypasses its hooks finds no timestep to go by, and is refused."""
+    attach()
+    sample, states = torch.randn(1, 4, 8, 8), torch.randn(1, 16, 32)
+    with torch.no_grad():
+        pipe.unet(sample, 500, states)
+        with pytest.raises(GuardNotEffective, match="outside of a call of the denoiser"):
+            pipe.unet.forward(sample, 500, states)
 
 
 def test_an_interrupted_image_is_guarded_as_far_as_it_went(pipe: Any, attach: Attach) -> None:
@@ -365,14 +377,18 @@ def test_threads_share_a_model_but_not_their_state(pipe: Any, attach: Attach) ->
 
     timesteps = (981, 21)
     wanted = [denoise(timestep) for timestep in timesteps]
-    wrong: list[int] = []
-    barrier = threading.Barrier(2)
+    wrong: list[object] = []
+    barrier = threading.Barrier(2, timeout=60)
 
     def work(index: int) -> None:
-        for _ in range(8):
-            barrier.wait()
-            if not torch.equal(denoise(timesteps[index]), wanted[index]):
-                wrong.append(index)
+        try:
+            for _ in range(8):
+                barrier.wait()
+                if not torch.equal(denoise(timesteps[index]), wanted[index]):
+                    wrong.append(index)
+        except (GuardNotEffective, threading.BrokenBarrierError) as error:
+            wrong.append(error)
+            barrier.abort()
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
     for thread in threads:
