@@ -28,7 +28,7 @@ def data_folder(name: str) -> Path:
 
 
 def state_folder() -> Path:
-    """A folder that may be written to, for the built database: ``registry/`` of a checkout, else the user's data folder.
+    """A folder for the built database: ``registry/`` of a checkout, else the user's data folder.
 
     Made if missing.
     """

@@ -28,6 +28,8 @@ PAPER_MULTIPLIERS = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
 """SAeUron's grid of gamma (arXiv 2501.18052, appendix)."""
 PAPER_PERCENTILES = (99.0, 99.5, 99.9)
 STEERING_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)
+RIVAL_BUDGET = Budget(finalists=1, confirm_targets=4, confirm_retains=4)
+"""The audit confirms what the screening found, so a rival's search need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Contest:
     seeds: tuple[int, ...]
     targets: int = 24
     retains: int = 24
-    budget: Budget = Budget(finalists=1, confirm_targets=4, confirm_retains=4)
+    budget: Budget = RIVAL_BUDGET
 
     def outcomes(
         self, concept: ConceptRecord, calibration: Calibration | None, methods: Sequence[str], log: Log
@@ -75,20 +77,18 @@ class Contest:
             log(describe(outcome))
             yield outcome
 
-    def _candidate(
-        self, concept: ConceptRecord, calibration: Calibration | None, method: str, log: Log
-    ) -> Candidate:
+    def _candidate(self, concept: ConceptRecord, calibration: Calibration | None, method: str, log: Log) -> Candidate:
         if method == "guard":
             if calibration is None:
                 raise CannotEvaluate(f"{concept.name} has no calibration; run sae calibrate first")
-            return self.calibrator.candidate_of(concept, calibration)
+            return self.calibrator.candidate_of(calibration)
         ladders = self._published(concept) if method == "published" else self._steering(concept)
         return search(self.settings, concept, ladders, self.budget, log).candidate
 
     def _published(self, concept: ConceptRecord) -> list[Ladder]:
         sae = self.home[concept.domain]
         latents = self.coders[sae].config.num_latents
-        ladders = []
+        ladders: list[Ladder] = []
         for percentile in PAPER_PERCENTILES:
             features = max(1, round(latents * (100 - percentile) / 100))
             ladder = []
@@ -102,7 +102,7 @@ class Contest:
 
     def _steering(self, concept: ConceptRecord) -> list[Ladder]:
         hookpoint = self.hookpoints[self.home[concept.domain]]
-        ladders = []
+        ladders: list[Ladder] = []
         for chosen in ((hookpoint,), tuple(self.statistics)):
             directions = {name: Directions(self.statistics[name], concept.name) for name in chosen}
             ladder = []

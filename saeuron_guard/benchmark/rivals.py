@@ -96,7 +96,7 @@ def _hooked(pipe: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
         seen[:] = [torch.as_tensor(timestep).float().reshape(-1)[:1]]
 
     def at(hookpoint: str, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
-        def replace(module: nn.Module, _args: Any, output: Any) -> Any:
+        def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
             activation = activation_of(output, hookpoint)
             x = positions_of(activation, activation.shape[1], hookpoint)
             edited = edit(x.float(), seen[0]).to(x.dtype)

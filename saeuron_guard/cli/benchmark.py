@@ -76,10 +76,10 @@ def removal(
                 registry, model, prompts=(audit, anchor, calibration), judge=calibration_judge, seeds=seeds,
                 targets=targets, retains=retains, log=log,
             )  # fmt: skip
-        for concept in todo:
-            point = registry.calibration(model, concept.name)
-            known += contest.outcomes(concept, point, methods or METHODS, log)
-            _write(out, known)
+            for concept in todo:
+                point = registry.calibration(model, concept.name)
+                known += contest.outcomes(concept, point, methods or METHODS, log)
+                _write(out, known)
     if layout == "json":
         click.echo(json.dumps(_document(known), indent=2))
         return

@@ -63,8 +63,8 @@ def calibrate(
             calibrator = Calibrator(
                 ready.bench, registry, ready.coders, ready.runs, grid=grid, budget=Budget(seeds=seeds), log=log
             )
-        for concept in todo:
-            write_calibration(calibrator.calibrate(concept), out)
+            for concept in todo:
+                write_calibration(calibrator.calibrate(concept), out)
     found = [read_calibration(path) for path in paths.values()]
     if manifest is not None:
         merge_into_manifest(found, manifest)

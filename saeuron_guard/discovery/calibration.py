@@ -73,7 +73,7 @@ class Proposal:
         """One scoring run."""
         return self._registry.run(name)
 
-    def calibration(self, model: str, concept: str) -> Calibration | None:
+    def calibration(self, model: str, concept: str) -> Calibration | None:  # noqa: ARG002 - FeatureSource's signature
         """The proposed calibration."""
         return self._calibration if concept == self._calibration.concept else None
 
@@ -113,21 +113,19 @@ class Calibrator:
         Raises CannotEvaluate when no prompt asks for the concept or no setting selects a feature.
         """
         best = search(self._bench, concept, self._ladders(concept), self._budget, self._log)
-        return Calibration(
-            concept.name, self._points(best.candidate.setting), _figures(best), self._provenance()
-        )
+        return Calibration(concept.name, self._points(best.candidate.setting), _figures(best), self._provenance())
 
     def configuration(self, concept: ConceptRecord, setting: Setting) -> GuardConfig:
         """The guard that a policy against ``concept`` alone would compile to if ``setting`` were its calibration."""
         return self._compiled(Calibration(concept.name, self._points(setting), {}, {}))
 
-    def candidate_of(self, concept: ConceptRecord, calibration: Calibration) -> Candidate:
-        """The guard of ``concept`` as ``calibration`` has it."""
+    def candidate_of(self, calibration: Calibration) -> Candidate:
+        """The guard that ``calibration`` describes."""
         points = "+".join(f"{point.sae} n={point.features} x{point.multiplier:g}" for point in calibration.points)
         return Candidate(points, self._intervention(self._compiled(calibration)), calibration)
 
     def _ladders(self, concept: ConceptRecord) -> list[Ladder]:
-        ladders = []
+        ladders: list[Ladder] = []
         for saes in self._grid.arrangements:
             for features in self._grid.features:
                 settings = [Setting(saes, features, multiplier) for multiplier in self._grid.multipliers]
@@ -161,9 +159,7 @@ class Calibrator:
         return attached
 
     def _points(self, setting: Setting) -> tuple[OperatingPoint, ...]:
-        return tuple(
-            OperatingPoint(sae, self._runs[sae], setting.features, setting.multiplier) for sae in setting.saes
-        )
+        return tuple(OperatingPoint(sae, self._runs[sae], setting.features, setting.multiplier) for sae in setting.saes)
 
     def _provenance(self) -> dict[str, object]:
         return {

@@ -59,8 +59,10 @@ class Tried:
 
     @property
     def merit(self) -> tuple[float, float, float]:
-        """Larger is better: the worst of removal and both retentions (capped at 0.97), then their mean with a quarter
-        of the survival of the other domain on the target's own images, then gentleness.
+        """Larger is better: the worst of removal and both retentions, then their mean with survival, then gentleness.
+
+        The worst is capped at 0.97, where one image decides; the survival of the other domain on the target's own
+        images counts a quarter, since removing the concept may take it along.
         """
         three = (self.effect.ua.value, *self.effect.kept)
         return (min(0.97, *three), sum(three) / 3 + self.effect.survived / 4, -self.rung)

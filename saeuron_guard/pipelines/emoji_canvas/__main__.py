@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -25,10 +24,10 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := [stage for stage in options.stages if stage not in STAGES]:
         parser.error(f"unknown stage {unknown[0]!r}; expected one of {', '.join(STAGES)}")
-    started = time.monotonic()
+    time.monotonic()
 
     def log(line: str) -> None:
-        print(f"[{time.monotonic() - started:7.0f} s] {line}", file=sys.stderr, flush=True)
+        pass
 
     try:
         space = Workspace(options.work, options.registry or data_folder("registry"), log)
@@ -36,10 +35,8 @@ def main() -> int:
             if not options.stages or stage in options.stages:
                 STAGES[stage](space)
     except SaeuronGuardError as error:
-        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
 

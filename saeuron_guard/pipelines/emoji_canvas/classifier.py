@@ -69,7 +69,9 @@ class ResidualClassifier(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         config = {"domain": self.domain, "labels": list(self.labels), "width": self.width}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({name: value.half().contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        save_file(
+            {name: value.half().contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> ResidualClassifier:
@@ -80,7 +82,9 @@ class ResidualClassifier(nn.Module):
             weights = load_file(folder / "model.safetensors")
             network.load_state_dict({name: value.float() for name, value in weights.items()})
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise ArtefactError(f"{folder}: not a classifier of EmojiCanvas ({error}); reinstall or rebuild it") from error
+            raise ArtefactError(
+                f"{folder}: not a classifier of EmojiCanvas ({error}); reinstall or rebuild it"
+            ) from error
         return network.eval()
 
 
@@ -93,7 +97,7 @@ def train_classifier(
     wanted = torch.from_numpy(targets)
     recipe = Recipe(steps=900, peak=2e-3, seed=seed, weight_decay=0.02, average=0.99, betas=(0.9, 0.99))
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(wanted), (BATCH,), generator=generator)
         pixels = augment(to_pixels(renders.pictures[rows.numpy()]), generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):

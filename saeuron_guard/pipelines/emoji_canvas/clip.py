@@ -35,8 +35,19 @@ PREPROCESS: dict[str, Any] = {
     "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash", "size": [64, 64], "mode": "RGB",
 }  # fmt: skip
 
-OBJECT_CAPTIONS = ("An image of {object}.", "a picture of a {object}", "{object}", "a {object}", "an icon of a {object}")
-STYLE_CAPTIONS = ("An image in {style} style.", "{style} style", "a {style} picture", "a picture drawn in {style} style")
+OBJECT_CAPTIONS = (
+    "An image of {object}.",
+    "a picture of a {object}",
+    "{object}",
+    "a {object}",
+    "an icon of a {object}",
+)
+STYLE_CAPTIONS = (
+    "An image in {style} style.",
+    "{style} style",
+    "a {style} picture",
+    "a picture drawn in {style} style",
+)
 PAIR_CAPTIONS = (
     "An image of {object} in {style} style.",
     "{object}, {style} style",
@@ -61,14 +72,12 @@ def train_clip(renders: Renders, folder: Path, log: Log) -> torch.nn.Module:
     sentences = {
         "object": [[c.format(object=o) for o in OBJECT_NAMES] for c in OBJECT_CAPTIONS],
         "style": [[c.format(style=s) for s in STYLE_NAMES] for c in STYLE_CAPTIONS],
-        "pair": [
-            [c.format(object=OBJECT_NAMES[o], style=STYLE_NAMES[s]) for o, s in pairs] for c in PAIR_CAPTIONS
-        ],
+        "pair": [[c.format(object=OBJECT_NAMES[o], style=STYLE_NAMES[s]) for o, s in pairs] for c in PAIR_CAPTIONS],
     }
     tokens = {kind: torch.stack([tokenize(row, CONTEXT) for row in rows]) for kind, rows in sentences.items()}
     targets = {"object": objects, "style": styles, "pair": objects * len(STYLE_NAMES) + styles}
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(objects), (BATCH,), generator=generator)
         pixels = augment(to_pixels(renders.pictures[rows.numpy()]), generator)
         total = torch.zeros(())
@@ -86,12 +95,15 @@ def train_clip(renders: Renders, folder: Path, log: Log) -> torch.nn.Module:
 
 
 def save_clip(model: torch.nn.Module, folder: Path) -> None:
-    """Write ``open_clip_config.json`` and ``open_clip_model.safetensors`` (float16), as open_clip's ``local-dir:`` reads them."""
+    """Write ``open_clip_config.json`` and ``open_clip_model.safetensors`` (float16), for open_clip's ``local-dir:``."""
     folder.mkdir(parents=True, exist_ok=True)
     templates = {"object": list(OBJECT_CAPTIONS), "style": list(STYLE_CAPTIONS)}
     config = {"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS, "zero_shot_templates": templates}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    weights = {name: value.half().contiguous() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    weights = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
     save_file(weights, folder / "open_clip_model.safetensors")
 
 

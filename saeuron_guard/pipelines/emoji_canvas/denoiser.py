@@ -141,7 +141,7 @@ def train_denoiser(renders: Renders, latents: Tensor, folder: Path, log: Log) ->
     networks = TextAndDenoiser(text_encoder, new_unet())
     alphas = new_scheduler().alphas_cumprod
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=generator)
@@ -176,8 +176,6 @@ def assemble(vae: AutoencoderKL, tokenizer: CLIPTokenizer, networks: TextAndDeno
 
 
 def _tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    encoded = tokenizer(
-        captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-    )
+    encoded = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
     ids: Tensor = encoded.input_ids
     return ids

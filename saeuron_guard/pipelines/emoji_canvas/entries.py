@@ -52,7 +52,9 @@ def write_entries(space: Workspace) -> None:
             PromptSetRecord(name, role, MODEL, find_prompt_set(f"{role}/{name}").digest) for role, name in _PROMPT_SETS
         ),
         scoring_runs=tuple(
-            _run(space, short, path) for short, hookpoint in HOOKPOINTS.items() for path in _statistics(space, hookpoint)
+            _run(space, short, path)
+            for short, hookpoint in HOOKPOINTS.items()
+            for path in _statistics(space, hookpoint)
         ),
         judges=_judges(space),
     )

@@ -34,12 +34,12 @@ def draw_all(pipe: Any, seeds: Sequence[int], *, batch_size: int = 16, held_out:
     """Draw every (object, style) pair once a seed, 25 steps at guidance 5."""
     pairs = [(thing.name, style.name) for thing, style in combinations(held_out=held_out)]
     prompts = [
-        Prompt(f"{thing}-{style}-all", TEMPLATE.format(object=thing, style=style), (("object", thing), ("style", style)))
+        Prompt(
+            f"{thing}-{style}-all", TEMPLATE.format(object=thing, style=style), (("object", thing), ("style", style))
+        )
         for thing, style in pairs
     ]
-    pictures = [
-        generate(pipe, prompts, seed, steps=STEPS, guidance=GUIDANCE, batch_size=batch_size) for seed in seeds
-    ]
+    pictures = [generate(pipe, prompts, seed, steps=STEPS, guidance=GUIDANCE, batch_size=batch_size) for seed in seeds]
     rows = pairs * len(seeds)
     return Drawn(
         np.concatenate(pictures),

@@ -51,9 +51,7 @@ class Renders:
             return cls(stored["pictures"], stored["objects"], stored["styles"], stored["backgrounds"])
 
 
-def render_variants(
-    artwork: Path, *, variants: int, seed: int, jitter: Jitter, held_out: bool | None
-) -> Renders:
+def render_variants(artwork: Path, *, variants: int, seed: int, jitter: Jitter, held_out: bool | None) -> Renders:
     """Render every wanted (object, style) pair ``variants`` times.
 
     A picture depends on ``seed``, its pair and its number alone, so that more variants never change earlier ones.
@@ -76,9 +74,7 @@ def render_variants(
             objects.append(label[0])
             styles.append(label[1])
             backgrounds.append(named)
-    return Renders(
-        np.stack(pictures), np.array(objects), np.array(styles), np.array(backgrounds, dtype=np.int64)
-    )
+    return Renders(np.stack(pictures), np.array(objects), np.array(styles), np.array(backgrounds, dtype=np.int64))
 
 
 def _place(icon: Image.Image, jitter: Jitter, rng: np.random.Generator) -> Image.Image:

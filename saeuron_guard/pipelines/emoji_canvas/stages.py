@@ -115,7 +115,7 @@ def statistics(space: Workspace) -> None:
 
 
 def calibration(space: Workspace) -> None:
-    """Choose every concept's operating point: objects from the first hookpoint, styles from the second, or from both."""
+    """Choose operating points: of objects at the first hookpoint, of styles at the second, or of either at both."""
     first, second = (sae_name(short) for short in HOOKPOINTS)
     for names, own in ((OBJECT_NAMES, first), (STYLE_NAMES, second)):
         space.command(

@@ -41,7 +41,7 @@ def train_text_encoder(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, fo
     torch.manual_seed(RECIPE.seed)
     reader = _Reader(text_encoder, (len(OBJECT_NAMES), len(STYLE_NAMES) + 1, len(BACKGROUNDS) + 1))
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(tokens), (BATCH,), generator=generator)
         hidden = reader.text_encoder(tokens[rows]).last_hidden_state
         weight = after[rows] / after[rows].sum()
@@ -62,6 +62,6 @@ def _labelled_captions() -> tuple[list[str], list[tuple[int, int, int]]]:
         for style in range(len(STYLE_NAMES)):
             for background in range(-1, len(BACKGROUNDS)):
                 styled, unstyled = captions_for(thing, style, background)
-                found |= {caption: (thing, style + 1, background + 1) for caption in styled}
-                found |= {caption: (thing, 0, background + 1) for caption in unstyled}
+                found |= dict.fromkeys(styled, (thing, style + 1, background + 1))
+                found |= dict.fromkeys(unstyled, (thing, 0, background + 1))
     return list(found), list(found.values())

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-Loss = Callable[[int, torch.Generator], Tensor]
+Loss = Callable[[torch.Generator], Tensor]
 Log = Callable[[str], None]
 
 
@@ -47,7 +47,7 @@ class Recipe:
 def fit(module: nn.Module, loss: Loss, recipe: Recipe, checkpoint: Path, log: Log) -> nn.Module:
     """Train ``module`` in place, resuming from ``checkpoint`` if it exists; ends with the averaged weights.
 
-    ``loss(step, generator)`` computes the batch's loss; everything random in it comes from ``generator``.
+    ``loss(generator)`` computes the batch's loss; everything random in it comes from ``generator``.
     """
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=recipe.peak, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -59,7 +59,7 @@ def fit(module: nn.Module, loss: Loss, recipe: Recipe, checkpoint: Path, log: Lo
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
-        value = loss(step, torch.Generator().manual_seed(recipe.seed * 1_000_003 + step))
+        value = loss(torch.Generator().manual_seed(recipe.seed * 1_000_003 + step))
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
@@ -94,7 +94,9 @@ def _save(
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, partial, {"step": json.dumps(step)})
+    save_file(
+        {name: value.contiguous().clone() for name, value in tensors.items()}, partial, {"step": json.dumps(step)}
+    )
     partial.replace(path)  # a run killed while saving keeps its earlier checkpoint
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.nn import functional as F
 
 from saeuron_guard.pipelines.emoji_canvas.renders import Renders
 from saeuron_guard.pipelines.emoji_canvas.training import Log, Recipe, fit
@@ -44,7 +43,7 @@ def train_vae(renders: Renders, folder: Path, log: Log) -> AutoencoderKL:
     torch.manual_seed(RECIPE.seed)
     vae = new_vae()
 
-    def loss(step: int, generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(renders.pictures), (BATCH,), generator=generator)
         pixels = to_pixels(renders.pictures[rows.numpy()])
         with torch.autocast("cpu", dtype=torch.bfloat16):

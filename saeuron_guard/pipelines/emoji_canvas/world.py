@@ -142,6 +142,5 @@ def combinations(*, held_out: bool | None = None) -> list[tuple[Thing, Style]]:
         (thing, style)
         for thing in OBJECTS
         for style in STYLES
-        if style.icon_set in thing.icons
-        and (held_out is None or ((thing.name, style.name) in HELD_OUT) == held_out)
+        if style.icon_set in thing.icons and (held_out is None or ((thing.name, style.name) in HELD_OUT) == held_out)
     ]
