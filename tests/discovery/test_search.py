@@ -64,6 +64,7 @@ class Act:
         self.setting = setting
 
     def __call__(self, _pipe: Any) -> Any:
+        """Nothing is attached."""
         return nullcontext()
 
 
