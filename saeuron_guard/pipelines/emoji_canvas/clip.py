@@ -28,7 +28,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "heads": 8},
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
     "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 PREPROCESS: dict[str, Any] = {
