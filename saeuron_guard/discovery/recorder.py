@@ -31,17 +31,6 @@ def find_module(pipe: Any, hookpoint: str) -> nn.Module:
     )
 
 
-@contextmanager
-def quiet(pipe: Any) -> Iterator[None]:
-    """Hide the pipeline's own progress bar, and give back its settings."""
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**before)
-
-
 @dataclass(slots=True)
 class Call:
     """One call of the denoiser: the rounded ``timestep`` and, per hookpoint, (rows, pos, d_in) float32."""

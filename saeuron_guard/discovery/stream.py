@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from saeuron_guard.digests import image_seed
-from saeuron_guard.discovery.recorder import Recorder, find_module, quiet
+from saeuron_guard.discovery.recorder import Recorder, find_module
 from saeuron_guard.errors import CannotEvaluate
+from saeuron_guard.pipelines.generation import without_progress_bar
 from saeuron_guard.prompts.model import Prompt
 
 
@@ -90,7 +91,7 @@ class ActivationStream:
         prompts = tuple(prompt for prompt, _ in images)
         seeds = tuple(seed for _, seed in images)
         recorder = Recorder(self.hookpoints, len(images), guided=self.sampling.guidance > 1)
-        with recorder.attached(self.pipe), quiet(self.pipe):
+        with recorder.attached(self.pipe), without_progress_bar(self.pipe):
             self.pipe(
                 prompt=[prompt.text for prompt in prompts],
                 num_inference_steps=steps,

@@ -36,7 +36,7 @@ def generate(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1")
     pictures: list[Images] = []
-    with _without_progress_bar(pipe):
+    with without_progress_bar(pipe):
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             for picture in _draw(pipe, batch, seed, steps, guidance):
@@ -69,7 +69,8 @@ def _draw(pipe: Any, prompts: Sequence[Prompt], seed: int, steps: int, guidance:
 
 
 @contextmanager
-def _without_progress_bar(pipe: Any) -> Iterator[None]:
+def without_progress_bar(pipe: Any) -> Iterator[None]:
+    """Hide the pipeline's own progress bar inside the block, and give back its settings."""
     before = getattr(pipe, "_progress_bar_config", None)
     pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
     try:
