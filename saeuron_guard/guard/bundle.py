@@ -26,21 +26,24 @@ from saeuron_guard.sae.sparse_coder import SparseCoder
 
 CONFIG_FILE = "guard.json"
 WEIGHTS_FILE = "guard.safetensors"
+ABOUT = "saeuron-guard"
+"""The one metadata entry of ``guard.safetensors``: a JSON object."""
 LARGEST_CONFIG = 1 << 26
 """64 MiB of guard.json: a thousand features at a thousand timesteps take half of it."""
 
 
 def write_bundle(folder: Path, config: GuardConfig, coders: Mapping[str, SparseCoder]) -> None:
-    """Write a guard's folder (made if missing). The same guard gives the same tensors and the same ``guard.json``."""
+    """Write a guard's folder (made if missing). The same guard gives the same files, byte for byte."""
     tensors: dict[str, Tensor] = {}
-    metadata = {"format": GUARD_FORMAT, "guard": config.digest}
+    about = {"format": GUARD_FORMAT, "guard": config.digest}
     for hookpoint, coder in sorted(coders.items()):
         stored = coder.stored()
-        metadata[f"{hookpoint}/header"] = stored.header
+        about[f"{hookpoint}/header"] = stored.header
         tensors |= {f"{hookpoint}/{name}": tensor for name, tensor in stored.tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / WEIGHTS_FILE, metadata=metadata)
+        # one entry, since safetensors writes several in an order of its own, anew in every process
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={ABOUT: json.dumps(about, sort_keys=True)})
         (folder / CONFIG_FILE).write_text(guard_json(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"{folder}: the guard cannot be written ({error})") from None
@@ -93,10 +96,10 @@ def read_coder(
 
 
 def read_metadata(data: bytes, path: Path) -> dict[str, Any]:
-    """The free-text entries of a safetensors file's header."""
+    """What ``guard.safetensors`` says about itself in its header."""
     try:
-        metadata = json.loads(files.split_header(data, path)).get("__metadata__", {})
-    except (ValueError, AttributeError):
+        metadata = json.loads(json.loads(files.split_header(data, path)).get("__metadata__", {}).get(ABOUT, "{}"))
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ArtefactError(f"{path}: not a safetensors file (its header is malformed)") from None
     if not isinstance(metadata, dict) or metadata.get("format") != GUARD_FORMAT:
         raise ArtefactError(f"{path}: not a guard's weights (expected the format {GUARD_FORMAT!r})")

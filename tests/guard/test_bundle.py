@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from safetensors.torch import save_file
 
 from saeuron_guard.compiler.files import guard_digest, guard_json
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.guard.bundle import ABOUT
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from tests.tiny import HOOKPOINTS, draw, make_coder, make_config, make_guard, make_point, make_rule
@@ -48,6 +52,21 @@ def test_the_tensors_go_by_hookpoint_and_sparsify_name(tmp_path: Path) -> None:
             for hookpoint in HOOKPOINTS
             for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
         }
+
+
+def test_the_same_guard_is_the_same_files(tmp_path: Path) -> None:
+    """Another process writes the same bytes, so a release can be compared with its digest; another guard does not."""
+    make_guard().save(tmp_path / "here")
+    program = "import sys; from tests.tiny import make_guard; make_guard().save(__import__('pathlib').Path(sys.argv[1]))"
+    for number in range(3):
+        folder = tmp_path / str(number)
+        subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(__file__).parents[2])
+        for name in ("guard.json", "guard.safetensors"):
+            assert (folder / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    coder = make_coder(9)
+    config = make_config([make_point(HOOKPOINTS[0], coder, [make_rule("pistol", range(8))])])
+    Guard(config, {HOOKPOINTS[0]: coder}).save(tmp_path / "other")
+    assert (tmp_path / "other/guard.safetensors").read_bytes() != (tmp_path / "here/guard.safetensors").read_bytes()
 
 
 def test_every_flipped_bit_is_refused(tmp_path: Path) -> None:
@@ -139,10 +158,11 @@ def test_tampered_weights_are_refused(tmp_path: Path, tamper: Callable[..., None
     path = tmp_path / "guard.safetensors"
     with safe_open(path, "pt") as stream:
         tensors, metadata = {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata()  # noqa: SIM118
-    save_file(tensors, path, metadata)
+    about = json.loads(metadata[ABOUT])
+    save_file(tensors, path, {ABOUT: json.dumps(about)})
     Guard.load(tmp_path)
-    tamper(tensors, metadata)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    tamper(tensors, about)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {ABOUT: json.dumps(about)})
     with pytest.raises(ArtefactError, match=message):
         Guard.load(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := [stage for stage in options.stages if stage not in STAGES]:
         parser.error(f"unknown stage {unknown[0]!r}; expected one of {', '.join(STAGES)}")
-    time.monotonic()
+    started = time.monotonic()
 
     def log(line: str) -> None:
-        pass
+        sys.stderr.write(f"[{(time.monotonic() - started) / 60:5.1f} min] {line}\n")
+        sys.stderr.flush()
 
     try:
         space = Workspace(options.work, options.registry or data_folder("registry"), log)
@@ -35,8 +37,10 @@ def main() -> int:
             if not options.stages or stage in options.stages:
                 STAGES[stage](space)
     except SaeuronGuardError as error:
+        log(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
+        log("stopped; the same command goes on from the last checkpoint")
         return 130
     return 0
 

@@ -132,7 +132,8 @@ class CaptionTable:
 
 def train_denoiser(renders: Renders, latents: Tensor, folder: Path, log: Log) -> tuple[CLIPTokenizer, TextAndDenoiser]:
     """Train text encoder and denoiser on ``latents`` (n, 4, 16, 16), row i of which is picture i of ``renders``."""
-    write_tokenizer(folder / "tokenizer")
+    if not (folder / "tokenizer" / "vocab.json").exists():  # ties between merges fall differently in every process
+        write_tokenizer(folder / "tokenizer")
     tokenizer = load_tokenizer(folder / "tokenizer")
     captions = CaptionTable.build(renders, tokenizer)
     torch.manual_seed(RECIPE.seed)
