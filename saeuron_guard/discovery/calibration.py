@@ -37,8 +37,8 @@ class Grid:
     """What calibration tries: SAEs that are edited together, features per timestep, multipliers from gentle to hard."""
 
     arrangements: tuple[tuple[str, ...], ...]
-    features: tuple[int, ...] = (2, 8, 24)
-    multipliers: tuple[float, ...] = (-1.0, -2.0, -4.0, -8.0, -16.0, -32.0, -64.0)
+    features: tuple[int, ...] = (1, 2, 8)
+    multipliers: tuple[float, ...] = (-0.1, -0.2, -0.4, -0.8, -1.6, -4.0, -16.0)
 
 
 @dataclass(frozen=True, slots=True)
