@@ -57,7 +57,7 @@ def test_the_tensors_go_by_hookpoint_and_sparsify_name(tmp_path: Path) -> None:
 def test_the_same_guard_is_the_same_files(tmp_path: Path) -> None:
     """Another process writes the same bytes, so a release can be compared with its digest; another guard does not."""
     make_guard().save(tmp_path / "here")
-    program = "import sys; from tests.tiny import make_guard; make_guard().save(__import__('pathlib').Path(sys.argv[1]))"
+    program = "import sys, pathlib, tests.tiny as t; t.make_guard().save(pathlib.Path(sys.argv[1]))"
     for number in range(3):
         folder = tmp_path / str(number)
         subprocess.run([sys.executable, "-c", program, str(folder)], check=True, cwd=Path(__file__).parents[2])

@@ -47,7 +47,7 @@ def small(folder: Path, change: tuple[str, str] = ("", "")) -> Path:
 
 
 def test_shipped_policy_passes(tmp_path: Path) -> None:
-    """All three weapons are gone by their bounds, everything else stays by its bounds, with the fields of the contract."""
+    """The three weapons are gone and all else stays, by the bounds; the fields are those of the contract."""
     code, answer = verified(POLICIES / "no-weapons.yaml", "--out", tmp_path)
     assert (code, answer["verdict"], answer["exit_code"]) == (0, "pass", 0)
     assert {concept["concept"] for concept in answer["concepts"]} == {"pistol", "knife", "bomb"}
