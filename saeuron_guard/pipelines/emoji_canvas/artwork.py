@@ -36,9 +36,12 @@ def _tarball(icon_set: IconSet, folder: Path) -> Path:
     path = folder / f"{stem}-{icon_set.version}.tgz"
     if not path.exists():
         wanted = f"{icon_set.package}@{icon_set.version}"
-        run = subprocess.run(  # fixed argument list, no shell
-            ["npm", "pack", "--silent", wanted], cwd=folder, capture_output=True, text=True, check=False
-        )
+        try:
+            run = subprocess.run(  # fixed argument list, no shell
+                ["npm", "pack", "--silent", wanted], cwd=folder, capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise ArtefactError(f"could not fetch {wanted}: npm is not installed; install Node.js") from None
         if run.returncode != 0 or not path.exists():
             raise ArtefactError(f"could not fetch {wanted} with npm pack: {run.stderr.strip() or 'no file came'}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -49,7 +52,10 @@ def _tarball(icon_set: IconSet, folder: Path) -> Path:
 
 def _read_icons(tarball: Path, icon_set: IconSet) -> dict[str, Any]:
     with tarfile.open(tarball) as archive:
-        member = archive.extractfile("package/icons.json")
+        try:
+            member = archive.extractfile("package/icons.json")
+        except KeyError:  # no such file, or a link to one
+            member = None
         if member is None:
             raise ArtefactError(f"{tarball}: no package/icons.json in {icon_set.package}")
         icons: dict[str, Any] = json.load(member)

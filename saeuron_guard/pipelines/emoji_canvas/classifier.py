@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,7 +82,7 @@ class ResidualClassifier(nn.Module):
             network = cls(config["domain"], tuple(config["labels"]), int(config["width"]))
             weights = load_file(folder / "model.safetensors")
             network.load_state_dict({name: value.float() for name, value in weights.items()})
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, OverflowError, SafetensorError) as error:
             raise ArtefactError(
                 f"{folder}: not a classifier of EmojiCanvas ({error}); reinstall or rebuild it"
             ) from error
