@@ -67,8 +67,8 @@ def test_latents_are_sixteen_by_sixteen_and_batches_do_not_matter(untrained: Aut
     """One (4, 16, 16) mean a picture, in the order of the pictures, whatever the batch size."""
     latents = encode_all(untrained, renders.pictures, batch=5)
     assert latents.shape == (7, 4, 16, 16)
-    torch.testing.assert_close(latents, encode_all(untrained, renders.pictures, batch=7), rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(latents[5:6], encode_all(untrained, renders.pictures[5:6]), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(latents, encode_all(untrained, renders.pictures, batch=7), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(latents[5:6], encode_all(untrained, renders.pictures[5:6]), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(latents[5], latents[6], rtol=1e-3, atol=1e-3)
 
 
@@ -94,9 +94,9 @@ def test_folding_gives_latents_mean_zero_and_spread_one(renders: Renders) -> Non
         module._fold_scale(vae, renders)
         after = vae.encode(pixels).latent_dist
         assert after.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-4
-        torch.testing.assert_close(after.mean.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(after.std, before.std / spread[:, None, None], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(vae.decode(after.mean).sample, restored, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(after.mean.std(dim=(0, 2, 3)), torch.ones(4), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(after.std, before.std / spread[:, None, None], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(vae.decode(after.mean).sample, restored, rtol=1e-4, atol=1e-4)
     assert vae.config.scaling_factor == 1.0
 
 
