@@ -11,16 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from saeuron_guard.cli.main import program
+from tests.project.shipped import ROOT, needs_manifest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (Path(__file__).parents[2] / "registry" / "manifest.yaml").is_file(),
-        reason="registry/manifest.yaml has not been built yet",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_manifest]
 
-POLICIES = Path(__file__).parents[2] / "policies"
+POLICIES = ROOT / "policies"
 WEAPONS = (POLICIES / "no-weapons.yaml").read_text(encoding="utf-8")
 NO_WEAPONS_HERE = """apiVersion: saeuron-guard/v1
 kind: PromptSet

@@ -15,8 +15,8 @@ import saeuron_guard
 from saeuron_guard import errors
 from saeuron_guard.cli.main import EXIT_CODES, program
 from saeuron_guard.policy.load import load_policy
+from tests.project.shipped import ROOT, needs_manifest
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -91,9 +91,7 @@ def test_pictures_and_files_that_are_linked_exist() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (ROOT / "registry" / "manifest.yaml").is_file(), reason="registry/manifest.yaml has not been built yet"
-)
+@needs_manifest
 def test_python_in_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

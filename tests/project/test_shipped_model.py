@@ -15,11 +15,9 @@ from saeuron_guard.pipelines.emoji_canvas.workspace import Workspace
 from saeuron_guard.pipelines.load import load_pipeline
 from saeuron_guard.registry.store import FeatureRegistry
 from saeuron_guard.resources import data_folder
+from tests.project.shipped import needs_manifest
 
-pytestmark = pytest.mark.skipif(
-    not (Path(__file__).parents[2] / "registry" / "manifest.yaml").is_file(),
-    reason="registry/manifest.yaml has not been built yet",
-)
+pytestmark = needs_manifest
 
 SEED = 503
 """Of no training, calibration, audit or published figure."""
