@@ -82,5 +82,4 @@ def _arrangements(texts: tuple[str, ...], saes: list[str]) -> tuple[tuple[str, .
 
 
 def _row(calibration: Any) -> dict[str, Any]:
-    points = "+".join(f"{point.sae} n={point.features} x{point.multiplier:g}" for point in calibration.points)
-    return {"concept": calibration.concept, "points": points, **calibration.figures}
+    return {"concept": calibration.concept, "points": calibration.setting, **calibration.figures}

@@ -121,8 +121,7 @@ class Calibrator:
 
     def candidate_of(self, calibration: Calibration) -> Candidate:
         """The guard that ``calibration`` describes."""
-        points = "+".join(f"{point.sae} n={point.features} x{point.multiplier:g}" for point in calibration.points)
-        return Candidate(points, self._intervention(self._compiled(calibration)), calibration)
+        return Candidate(calibration.setting, self._intervention(self._compiled(calibration)), calibration)
 
     def _ladders(self, concept: ConceptRecord) -> list[Ladder]:
         ladders: list[Ladder] = []

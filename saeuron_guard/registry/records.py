@@ -136,6 +136,11 @@ class Calibration:
     figures: dict[str, float]
     provenance: dict[str, object]
 
+    @property
+    def setting(self) -> str:
+        """The operating points in words, such as ``sae n=8 x-4``, joined by +."""
+        return "+".join(f"{point.sae} n={point.features} x{point.multiplier:g}" for point in self.points)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureUse:
