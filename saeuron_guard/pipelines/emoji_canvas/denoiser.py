@@ -135,7 +135,8 @@ class CaptionTable:
 
 def train_denoiser(renders: Renders, latents: Tensor, folder: Path, log: Log) -> tuple[CLIPTokenizer, TextAndDenoiser]:
     """Train text encoder and denoiser on ``latents`` (n, 4, 16, 16), row i of which is picture i of ``renders``."""
-    if not (folder / "tokenizer" / "vocab.json").exists():  # ties between merges fall differently in every process
+    # kept once its last file is written: ties between merges fall differently in every process
+    if not (folder / "tokenizer" / "merges.txt").exists():
         write_tokenizer(folder / "tokenizer")
     tokenizer = load_tokenizer(folder / "tokenizer")
     captions = CaptionTable.build(renders, tokenizer)

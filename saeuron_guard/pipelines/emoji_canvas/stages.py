@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -157,10 +158,11 @@ def _save_pipeline(made: StableDiffusionPipeline, space: Workspace) -> None:
     made.save_pretrained(space.model, safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(space.checkpoints / "tokenizer" / name, space.model / "tokenizer" / name)
-    for path in space.model.rglob("*.json"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for path in (space.model / "model_index.json", *space.model.glob("*/config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
         # where a part lay on the builder's disk is nobody's business, and would change the file's digest
-        path.write_text("".join(line for line in lines if '"_name_or_path"' not in line), encoding="utf-8")
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _sampling() -> tuple[str, ...]:
