@@ -13,6 +13,9 @@ STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong
 
 LARGEST_STRENGTH: Final = 10.0
 
+BRANCHES: Final = ("conditional", "all")
+"""Which branches of classifier-free guidance a guard edits; the first is the default."""
+
 PROMPT_ROLES: Final = ("anchor", "calibration", "audit")
 """Find features / choose settings / judge removal and retention; a prompt serves one role only."""
 

@@ -140,7 +140,7 @@ def make_point(
     )
 
 
-def make_config(points: Sequence[HookpointConfig], *, fingerprint: str = "") -> GuardConfig:
+def make_config(points: Sequence[HookpointConfig], *, fingerprint: str = "", branches: str = "all") -> GuardConfig:
     """A guard's configuration, with its digest."""
     unpinned = GuardConfig(
         format=GUARD_FORMAT,
@@ -149,6 +149,7 @@ def make_config(points: Sequence[HookpointConfig], *, fingerprint: str = "") -> 
         policy_digest="sha256:" + "1" * 64,
         model="tiny",
         model_fingerprint=fingerprint,
+        branches=branches,
         hookpoints=tuple(points),
         merges=(),
         collisions=(),
@@ -164,6 +165,7 @@ def make_guard(
     mean: float = 1.0,
     threshold: float = 0.05,
     fingerprint: str = "",
+    branches: str = "all",
 ) -> Guard:
     """A guard with two concepts at the first hookpoint and one at the second; its features fire all over the place."""
     settings = {"strength": strength, "multiplier": multiplier, "mean": mean, "threshold": threshold}
@@ -176,7 +178,7 @@ def make_guard(
         ),
         make_point(HOOKPOINTS[1], coders[HOOKPOINTS[1]], [make_rule("Neon", range(20, 28), **settings)]),
     ]
-    return Guard(make_config(points, fingerprint=fingerprint), coders)
+    return Guard(make_config(points, fingerprint=fingerprint, branches=branches), coders)
 
 
 def draw(pipe: Any, *, steps: int = 3, guidance: float = 5.0, prompt: str | list[str] = "a pistol", **more: Any) -> Any:

@@ -54,6 +54,7 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
         policy_digest=policy.digest,
         model=found.model.name,
         model_fingerprint=found.model.fingerprint,
+        branches=policy.branches,
         hookpoints=_hookpoints(points, kept),
         merges=merges,
         collisions=_collisions(points, kept, found.retained, registry),

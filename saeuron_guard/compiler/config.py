@@ -80,7 +80,7 @@ class Collision:
 
 @dataclass(frozen=True, slots=True)
 class GuardConfig:
-    """A compiled policy. ``digest`` covers all other fields."""
+    """A compiled policy. ``branches``: one of ``names.BRANCHES``; ``digest`` covers all other fields."""
 
     format: str
     policy_name: str
@@ -88,6 +88,7 @@ class GuardConfig:
     policy_digest: str
     model: str
     model_fingerprint: str
+    branches: str
     hookpoints: tuple[HookpointConfig, ...]
     merges: tuple[Merge, ...]
     collisions: tuple[Collision, ...]

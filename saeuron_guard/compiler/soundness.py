@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
-from saeuron_guard.names import FEATURE, GUARD_FORMAT, LARGEST_STRENGTH
+from saeuron_guard.names import BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH
 
 ACTIONS = ("scale",)
 
@@ -15,6 +15,8 @@ def unsound(config: GuardConfig) -> Iterator[str]:
     """Everything in which ``config`` contradicts itself or the format that it states, most general first."""
     if config.format != GUARD_FORMAT:
         yield f"format is {config.format!r}, this release reads {GUARD_FORMAT!r}"
+    if config.branches not in BRANCHES:
+        yield f"branches is {config.branches!r}, expected {' or '.join(BRANCHES)}"
     hookpoints = [hookpoint.hookpoint for hookpoint in config.hookpoints]
     if not hookpoints:
         yield "hookpoints is empty"

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 from saeuron_guard.guard import runtime as runtime_module
+from saeuron_guard.guard.branches import stacks_branches, unconditional_rows
 from saeuron_guard.guard.runtime import CAUSES, Runtime
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
@@ -57,15 +58,17 @@ def block_at(denoiser: nn.Module, hookpoint: str) -> nn.Module:
 
 
 class Attachment:
-    """One guard on one pipeline, from ``install`` to ``remove``."""
+    """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``."""
 
-    def __init__(self, pipe: Any, site: Site, tables: Mapping[str, HookpointTables]) -> None:
-        parameters = inspect.signature(type(_original(site.denoiser)).forward).parameters
-        if "timestep" not in parameters:
+    def __init__(self, pipe: Any, site: Site, tables: Mapping[str, HookpointTables], branches: str = "all") -> None:
+        arguments = list(inspect.signature(type(_original(site.denoiser)).forward).parameters)[1:]
+        if "timestep" not in arguments:
             raise ModelMismatch(f"{type(site.denoiser).__name__} takes no timestep; expected a diffusers denoiser")
         self.pipe = pipe
         self.site = site
-        self.runtime = Runtime(tables, list(parameters).index("timestep") - 1)
+        known = branches == "conditional" and stacks_branches(type(pipe))
+        rows = functools.partial(unconditional_rows, pipe) if known else None
+        self.runtime = Runtime(tables, arguments, rows)
         self.handles: dict[str, RemovableHandle] = {}
         self._pipeline_class = type(pipe)
         self._guarded_class: type | None = None

@@ -108,7 +108,7 @@ class Guard:
             raise GuardNotEffective("this guard is already attached; detach it first, or load it once more")
         site = find_site(pipe, self._tables)
         self._check_model(pipe)
-        attachment = Attachment(pipe, site, self._tables)
+        attachment = Attachment(pipe, site, self._tables, self.config.branches)
         attachment.install()
         try:
             canary.sing(attachment, self.config, self._coders)

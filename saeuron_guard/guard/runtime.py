@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saeuron_guard.errors import GuardNotEffective
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
-from saeuron_guard.guard.tables import HookpointTables, RowTables
+from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import GuardReport, HookpointCounts, Tally, count
 
 CAUSES = (
@@ -26,9 +26,13 @@ CAUSES = (
 
 @dataclass(frozen=True, slots=True)
 class DenoiserCall:
-    """One forward pass of the denoiser: its timestep, (1,) or one for each row, and which hookpoints it has passed."""
+    """One forward pass of the denoiser: its timestep, (1,) or one for each row, and which hookpoints it has passed.
+
+    The first ``unconditional`` rows are left as they are.
+    """
 
     timestep: Tensor
+    unconditional: int = 0
     passes: dict[str, HookpointCounts] = field(default_factory=dict)
 
 
@@ -37,14 +41,25 @@ class _State(threading.local):
 
     generation: Tally | None = None
     call: DenoiserCall | None = None
+    rows: int | None = None
 
 
 class Runtime:
-    """The hooks of one attached guard, and the tables they use on each device."""
+    """The hooks of one attached guard, and the tables they use on each device.
 
-    def __init__(self, tables: Mapping[str, HookpointTables], timestep_position: int) -> None:
+    ``arguments``: the names of the denoiser's positional arguments; the first is what it denoises.
+    ``unconditional_rows``: how many rows at the start of that are not to be edited; all are edited if left out.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, HookpointTables],
+        arguments: Sequence[str],
+        unconditional_rows: Callable[[Any], int] | None = None,
+    ) -> None:
         self._tables = dict(tables)
-        self._timestep_position = timestep_position
+        self._arguments = tuple(arguments)
+        self._unconditional_rows = unconditional_rows
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
         self._total = Tally()
@@ -53,12 +68,13 @@ class Runtime:
     @contextmanager
     def generation(self) -> Iterator[Tally]:
         """One pipeline call; gives the tally of the denoiser calls that this thread makes in it."""
-        before, tally = self._state.generation, Tally()
-        self._state.generation = tally
+        before, tally = (self._state.generation, self._state.rows), Tally()
+        self._state.generation, self._state.rows = tally, None
         try:
             yield tally
         finally:
-            self._state.generation, self._state.call = before, None
+            self._state.generation, self._state.rows = before
+            self._state.call = None
             with self._lock:
                 self._total.merge(tally)
 
@@ -86,10 +102,11 @@ class Runtime:
 
         def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._state.call = None
-            timestep = _as_rows(self._find_timestep(args, kwargs))
+            timestep = _as_rows(self._argument("timestep", args, kwargs))
             for hookpoint in self._tables:
                 self._tables_on(hookpoint, timestep.device).check_timestep(timestep)
-            self._state.call = DenoiserCall(timestep)
+            sample = self._argument(self._arguments[0], args, kwargs)
+            self._state.call = DenoiserCall(timestep, self._left_alone(sample))
 
         return note_timestep
 
@@ -103,7 +120,7 @@ class Runtime:
                     f"{hookpoint} ran outside of a call of the denoiser, so its timestep is unknown: something called "
                     f"the denoiser's forward() or the block by itself. {CAUSES}"
                 )
-            edited, counts = self.apply(hookpoint, output, call.timestep)
+            edited, counts = self.apply(hookpoint, output, call)
             call.passes[hookpoint] = counts
             return edited
 
@@ -127,22 +144,36 @@ class Runtime:
 
         return check_passes
 
-    def apply(self, hookpoint: str, output: Any, timestep: Tensor) -> tuple[Any, HookpointCounts]:
-        """Edit a block's output at ``timestep`` (rows,); gives ``output`` itself when nothing fires."""
+    def apply(self, hookpoint: str, output: Any, call: DenoiserCall) -> tuple[Any, HookpointCounts]:
+        """Edit a block's output in ``call``; gives ``output`` itself when nothing fires."""
         activation = activation_of(output, hookpoint)
         tables = self._tables_on(hookpoint, activation.device)
         x = positions_of(activation, tables.coder.config.d_in, hookpoint)
-        if timestep.shape[0] not in (1, x.shape[0]):
+        if call.timestep.shape[0] not in (1, x.shape[0]):
             raise GuardNotEffective(
-                f"{hookpoint} has {x.shape[0]} rows, the denoiser was given {timestep.shape[0]} timesteps; expected "
-                "one timestep for all rows or one for each"
+                f"{hookpoint} has {x.shape[0]} rows, the denoiser was given {call.timestep.shape[0]} timesteps; "
+                "expected one timestep for all rows or one for each"
             )
-        rows: RowTables = tables.at(timestep.to(activation.device))
-        edited = edit(x, tables, rows)
-        counts = count(edited.firing, tables, x.shape[0] * x.shape[1])
+        first = call.unconditional
+        timestep = call.timestep if call.timestep.shape[0] == 1 else call.timestep[first:]
+        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)))
+        counts = count(edited.firing, tables, (x.shape[0] - first) * x.shape[1])
         if edited.firing is None:
             return output, counts
-        return with_activation(output, from_positions(edited.output, activation)), counts
+        whole = torch.cat([x[:first], edited.output]) if first else edited.output
+        return with_activation(output, from_positions(whole, activation)), counts
+
+    def _left_alone(self, sample: Any) -> int:
+        """How many rows of a denoiser call to leave alone.
+
+        0 outside of pipeline calls, and for calls with other rows than the first of the pipeline call: those are no
+        guidance steps, whatever they look like.
+        """
+        if self._unconditional_rows is None or self._state.generation is None or not isinstance(sample, Tensor):
+            return 0
+        if self._state.rows is None:
+            self._state.rows = sample.shape[0]
+        return self._unconditional_rows(sample) if sample.shape[0] == self._state.rows else 0
 
     def _tables_on(self, hookpoint: str, device: torch.device) -> HookpointTables:
         key = (hookpoint, device)
@@ -150,12 +181,13 @@ class Runtime:
             self._on_device[key] = self._tables[hookpoint].to(device)
         return self._on_device[key]
 
-    def _find_timestep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if "timestep" in kwargs:
-            return kwargs["timestep"]
-        if len(args) > self._timestep_position:
-            return args[self._timestep_position]
-        raise GuardNotEffective("the denoiser was called without a timestep, so the guard cannot look up what to do")
+    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        position = self._arguments.index(name)
+        if name in kwargs:
+            return kwargs[name]
+        if len(args) > position:
+            return args[position]
+        raise GuardNotEffective(f"the denoiser was called without a {name}, so the guard cannot look up what to do")
 
     def _add(self, call: DenoiserCall) -> None:
         if self._state.generation is not None:

@@ -21,8 +21,8 @@ class ConceptFindings:
     """What the guard saw of one concept.
 
     ``steps``: denoiser calls in which a feature of it fired at some position of some image.
-    ``positions``: share of all positions (of all images, both halves of classifier-free guidance, all steps) at which
-    one fired.  ``peak``: largest latent relative to its threshold, 0 when none fired.
+    ``positions``: share of the positions looked at (of all images, all steps, and those branches of classifier-free
+    guidance that the guard edits) at which one fired.  ``peak``: largest latent relative to its threshold, 0 when none fired.
     """
 
     concept: str

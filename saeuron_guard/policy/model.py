@@ -53,13 +53,17 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A whole policy. ``digest`` covers its meaning, not comments, layout or file name."""
+    """A whole policy. ``digest`` covers its meaning, not comments, layout or file name.
+
+    ``branches``: which branches of classifier-free guidance are edited, one of ``names.BRANCHES``.
+    """
 
     name: str
     version: str
     owner: str
     description: str
     model: str
+    branches: str
     concepts: tuple[ConceptRule, ...]
     retain: Retain
     audit: Audit
