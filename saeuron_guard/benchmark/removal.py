@@ -28,8 +28,8 @@ PAPER_MULTIPLIERS = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
 """SAeUron's grid of gamma (arXiv 2501.18052, appendix)."""
 PAPER_PERCENTILES = (99.0, 99.5, 99.9)
 STEERING_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)
-RIVAL_BUDGET = Budget(finalists=1, confirm_targets=4, confirm_retains=4)
-"""The audit confirms what the screening found, so a rival's search need not."""
+RIVAL_BUDGET = Budget(seeds=(7001,), targets=8, retains=16, steps=1)
+"""The audit confirms what the search found, so a rival's search does with one seed."""
 
 
 @dataclass(frozen=True, slots=True)

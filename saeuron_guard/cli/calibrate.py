@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from saeuron_guard.cli.sae import layout_option, parse_seeds, print_rows, progress
+from saeuron_guard.names import BRANCHES
 
 
 @click.command()
@@ -24,6 +25,10 @@ from saeuron_guard.cli.sae import layout_option, parse_seeds, print_rows, progre
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="One file a concept.")
 @click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also write them there.")
+@click.option(
+    "--branches", type=click.Choice(BRANCHES), default=BRANCHES[0], show_default=True,
+    help="Branches of classifier-free guidance to edit.",
+)  # fmt: skip
 @layout_option
 def calibrate(
     model: str,
@@ -36,6 +41,7 @@ def calibrate(
     batch_size: int,
     out: Path,
     manifest: Path | None,
+    branches: str,
     layout: str,
 ) -> None:
     """Choose hookpoints, number of features and multiplier of each concept of MODEL, a registered name.
@@ -61,8 +67,9 @@ def calibrate(
             ready = set_up(registry, model, prompts, judge, method=method, batch_size=batch_size)
             grid = Grid(arrangements=_arrangements(arrangements, list(ready.coders)))
             calibrator = Calibrator(
-                ready.bench, registry, ready.coders, ready.runs, grid=grid, budget=Budget(seeds=seeds), log=log
-            )
+                ready.bench, registry, ready.coders, ready.runs,
+                grid=grid, budget=Budget(seeds=seeds), log=log, branches=branches,
+            )  # fmt: skip
             for concept in todo:
                 write_calibration(calibrator.calibrate(concept), out)
     found = [read_calibration(path) for path in paths.values()]

@@ -19,6 +19,7 @@ from saeuron_guard.discovery.search import Budget, Candidate, Ladder, Log, Tried
 from saeuron_guard.discovery.workbench import Intervention, Workbench
 from saeuron_guard.errors import CannotEvaluate, CompileError
 from saeuron_guard.guard.guard import Guard
+from saeuron_guard.names import BRANCHES
 from saeuron_guard.policy.model import Audit, ConceptRule, Place, Policy, Retain
 from saeuron_guard.registry.records import (
     Calibration,
@@ -34,11 +35,14 @@ from saeuron_guard.sae.sparse_coder import SparseCoder
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What calibration tries: SAEs that are edited together, features per timestep, multipliers from gentle to hard."""
+    """What calibration tries: SAEs that are edited together, features per timestep, multipliers from gentle to hard.
+
+    Multipliers act on a feature's mean: where that is 15, -0.1 turns a latent into -1.5 times itself.
+    """
 
     arrangements: tuple[tuple[str, ...], ...]
-    features: tuple[int, ...] = (1, 2, 8)
-    multipliers: tuple[float, ...] = (-0.1, -0.2, -0.4, -0.8, -1.6, -4.0, -16.0)
+    features: tuple[int, ...] = (1, 4)
+    multipliers: tuple[float, ...] = (-0.03, -0.05, -0.07, -0.1, -0.15, -0.2, -0.3, -0.5, -0.8, -1.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Calibrator:
     """Calibrates concepts one by one on a workbench.
 
     ``coders`` are the SAEs by name, ``runs`` the scoring run to select with, by SAE name.
+    ``branches``: which branches of classifier-free guidance are edited, one of ``names.BRANCHES``.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Calibrator:
         grid: Grid,
         budget: Budget,
         log: Log,
+        branches: str = BRANCHES[0],
     ) -> None:
         self._bench = bench
         self._registry = registry
@@ -106,6 +112,7 @@ class Calibrator:
         self._grid = grid
         self._budget = budget
         self._log = log
+        self._branches = branches
 
     def calibrate(self, concept: ConceptRecord) -> Calibration:
         """The operating points of ``concept``, with the confirmed figures that justify them.
@@ -141,7 +148,7 @@ class Calibrator:
         return Candidate(name, self._intervention(self.configuration(concept, setting)), setting)
 
     def _compiled(self, calibration: Calibration) -> GuardConfig:
-        policy = _policy_against(calibration.concept, self._bench.model.name)
+        policy = _policy_against(calibration.concept, self._bench.model.name, self._branches)
         return compile_policy(policy, Proposal(self._registry, calibration))
 
     def _intervention(self, config: GuardConfig) -> Intervention:
@@ -164,6 +171,7 @@ class Calibrator:
         return {
             "judge": {"name": self._bench.judge.name, "digest": self._bench.judge.digest},
             "prompts_digest": self._bench.prompts_digest,
+            "branches": self._branches,
             "seeds": list(self._budget.seeds),
             "features_tried": list(self._grid.features),
             "multipliers_tried": list(self._grid.multipliers),
@@ -189,7 +197,7 @@ def _figures(best: Tried) -> dict[str, float]:
     }
 
 
-def _policy_against(concept: str, model: str) -> Policy:
+def _policy_against(concept: str, model: str, branches: str) -> Policy:
     place = Place("calibration", 0, 0)
     return Policy(
         name="calibration",
@@ -197,6 +205,7 @@ def _policy_against(concept: str, model: str) -> Policy:
         owner="",
         description="",
         model=model,
+        branches=branches,
         concepts=(ConceptRule(concept, 1.0, None, None, 1.0, place),),
         retain=Retain((), (), 0.0, place),
         audit=Audit("", (), 1, place),

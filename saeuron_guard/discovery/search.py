@@ -1,7 +1,7 @@
 """Chooses the best of many interventions against one concept with few images.
 
-Screens removal on a few target images along ladders from gentle to hard, keeps the gentlest rung of each ladder that
-removes the concept, then weighs retention, and confirms the best over several seeds.
+Screens removal on a few target images along a ladder from gentle to hard, starts from the gentlest rung that removes
+the concept, and weighs it and its neighbours over several seeds; goes to the next ladder when that is not enough.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ Ladder = Sequence[Candidate]
 class Budget:
     """How many images a search may draw.
 
-    ``target_images`` and ``retain_images`` are of the screening, at the first seed; the confirmation draws
-    ``confirm_targets`` and ``confirm_retains`` prompts at every seed, for the ``finalists`` best candidates.
-    ``removed``: the screening's goal for UA.
+    ``screening`` target images at the first seed tell whether a rung removes the concept (UA at least ``removed``).
+    ``targets`` and ``retains`` prompts at every seed tell what a rung does altogether; besides the one that screening
+    found, up to ``steps`` of its neighbours are weighed like that.
     """
 
     seeds: tuple[int, ...] = (7001, 7002, 7003)
     removed: float = 0.95
-    target_images: int = 8
-    retain_images: int = 16
-    confirm_targets: int = 10
-    confirm_retains: int = 16
-    finalists: int = 2
+    screening: int = 8
+    targets: int = 10
+    retains: int = 16
+    steps: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +57,35 @@ class Tried:
     effect: Effect
 
     @property
+    def worst(self) -> float:
+        """The least of removal and both retentions."""
+        return min(self.effect.ua.value, *self.effect.kept)
+
+    @property
     def merit(self) -> tuple[float, float, float]:
         """Larger is better: the worst of removal and both retentions, then their mean with survival, then gentleness.
 
-        The worst is capped at 0.97, where one image decides; the survival of the other domain on the target's own
-        images counts a quarter, since removing the concept may take it along.
+        The worst is capped at ``_ENOUGH``, where one image decides; the survival of the other domain on the target's
+        own images counts a quarter, since removing the concept may take it along.
         """
-        three = (self.effect.ua.value, *self.effect.kept)
-        return (min(0.97, *three), sum(three) / 3 + self.effect.survived / 4, -self.rung)
+        mean = (self.effect.ua.value + sum(self.effect.kept)) / 3
+        return (min(_ENOUGH, self.worst), mean + self.effect.survived / 4, -self.rung)
+
+    @property
+    def enough(self) -> bool:
+        """Whether looking further would be looking at noise."""
+        return self.worst >= _ENOUGH and self.effect.survived >= _SURVIVES
+
+
+_ENOUGH = 0.97
+_SURVIVES = 0.8
 
 
 def search(bench: Workbench, concept: ConceptRecord, ladders: Sequence[Ladder], budget: Budget, log: Log) -> Tried:
-    """The best candidate of all ``ladders`` against ``concept``, with its confirmed effect over all seeds."""
+    """The best candidate against ``concept``, with its effect over all seeds.
+
+    ``ladders`` from simple to complex: the first one with a rung that does well enough ends the search.
+    """
 
     def measure(candidate: Candidate, rung: int, images: Images) -> Tried:
         effect = bench.effect(concept.name, concept.domain, candidate.intervention, images)
@@ -78,19 +94,15 @@ def search(bench: Workbench, concept: ConceptRecord, ladders: Sequence[Ladder], 
         return tried
 
     targets, retains = bench.targets(concept.name), bench.retained(concept.name)
-    few = spread(targets, budget.target_images, budget.seeds[:1])
-    gentlest = [_climb(ladder, lambda candidate, rung: measure(candidate, rung, few), budget) for ladder in ladders]
-    gentlest.sort(key=lambda tried: (tried.effect.ua.value >= budget.removed, tried.merit), reverse=True)
-    kept = spread(retains, budget.retain_images, budget.seeds[:1])
-    weighed = []
-    for tried in gentlest[: 2 * budget.finalists]:
-        more = measure(tried.candidate, tried.rung, kept)
-        weighed.append(Tried(tried.candidate, tried.rung, tried.effect + more.effect))
-    weighed.sort(key=lambda tried: tried.merit, reverse=True)
-    images = spread(targets, budget.confirm_targets, budget.seeds)
-    images += spread(retains, budget.confirm_retains, budget.seeds)
-    confirmed = [measure(tried.candidate, tried.rung, images) for tried in weighed[: budget.finalists]]
-    best = max(confirmed, key=lambda tried: tried.merit)
+    few = spread(targets, budget.screening, budget.seeds[:1])
+    many = spread(targets, budget.targets, budget.seeds) + spread(retains, budget.retains, budget.seeds)
+    found: list[Tried] = []
+    for ladder in ladders:
+        start = _climb(ladder, lambda candidate, rung: measure(candidate, rung, few), budget)
+        found.append(_settle(ladder, start.rung, lambda candidate, rung: measure(candidate, rung, many), budget))
+        if found[-1].enough:
+            break
+    best = max(found, key=lambda tried: tried.merit)
     log(f"{concept.name}: {told(best)}")
     return best
 
@@ -109,6 +121,22 @@ def _climb(ladder: Ladder, measure: Callable[[Candidate, int], Tried], budget: B
         else:
             low = middle + 1
     return enough or max(seen, key=lambda tried: tried.effect.ua.value)
+
+
+def _settle(ladder: Ladder, rung: int, measure: Callable[[Candidate, int], Tried], budget: Budget) -> Tried:
+    """From ``rung``, step harder while removal is what falls short and gentler while retention is, if that pays."""
+    best = measure(ladder[rung], rung)
+    for _ in range(budget.steps):
+        if best.enough:
+            break
+        rung += 1 if best.effect.ua.value < min(_ENOUGH, *best.effect.kept) else -1
+        if not 0 <= rung < len(ladder):
+            break
+        tried = measure(ladder[rung], rung)
+        if tried.merit <= best.merit:
+            break
+        best = tried
+    return best
 
 
 def spread(prompts: Sequence[Prompt], count: int, seeds: Sequence[int]) -> Images:

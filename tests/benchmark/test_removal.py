@@ -38,7 +38,7 @@ from tests.verify.world import PROMPTS
 HOME = {"object": "tiny.objects", "style": "tiny.styles"}
 HOOKPOINTS = ("unet.up_blocks.1.attentions.1", "unet.up_blocks.1.attentions.2")
 SETTINGS_SEEDS, AUDIT_SEEDS = (1, 2), (8, 9)
-BUDGET = replace(RIVAL_BUDGET, seeds=SETTINGS_SEEDS, target_images=2, retain_images=2)
+BUDGET = replace(RIVAL_BUDGET, seeds=SETTINGS_SEEDS, screening=2, targets=2, retains=2)
 CALIBRATION = Calibration(
     "pistol", (OperatingPoint("tiny.styles", "tiny.styles.paper", 8, -4.0),), {"ua": 1.0}, {"made_by": "a test"}
 )

@@ -33,7 +33,7 @@ from tests.verify.world import PLACE, PROMPTS, policy_of
 OBJECTS, STYLES = ("tiny.objects",), ("tiny.styles",)
 BOTH = OBJECTS + STYLES
 GRID = Grid(arrangements=(OBJECTS, BOTH), features=(2, 8), multipliers=(-1.0, -4.0, -16.0))
-BUDGET = Budget(seeds=(1, 2), target_images=2, retain_images=2, confirm_targets=2, confirm_retains=2)
+BUDGET = Budget(seeds=(1, 2), screening=2, targets=2, retains=2)
 PISTOL_IN_NOTO, PISTOL_IN_NEON, CAT_IN_NOTO, CAT_IN_NEON = (prompt.id for prompt in PROMPTS.prompts)
 
 
@@ -318,11 +318,10 @@ def test_provenance_tells_how_to_repeat_the_calibration(imperfect: Calibration) 
         "arrangements_tried": ["tiny.objects", "tiny.objects+tiny.styles"],
         "budget": {
             "removed": 0.95,
-            "target_images": 2,
-            "retain_images": 2,
-            "confirm_targets": 2,
-            "confirm_retains": 2,
-            "finalists": 2,
+            "screening": 2,
+            "targets": 2,
+            "retains": 2,
+            "steps": 3,
         },
         "libraries": {name: version(name) for name in ("diffusers", "torch", "transformers")},
     }
