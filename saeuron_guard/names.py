@@ -16,6 +16,13 @@ LARGEST_STRENGTH: Final = 10.0
 BRANCHES: Final = ("conditional", "all")
 """Which branches of classifier-free guidance a guard edits; the first is the default."""
 
+THRESHOLDS: Final = ("midpoint", "mean")
+"""Above which latent a feature is edited; the first is the default.
+
+midpoint: half-way between the feature's mean on the concept and on the others, or ``mean`` if that is higher.
+mean: the mean over all concepts of the domain, as in SAeUron's paper.
+"""
+
 PROMPT_ROLES: Final = ("anchor", "calibration", "audit")
 """Find features / choose settings / judge removal and retention; a prompt serves one role only."""
 

@@ -16,19 +16,20 @@ from saeuron_guard.discovery.calibration import Calibrator, Setting
 from saeuron_guard.discovery.search import Budget, Candidate, Ladder, search, spread
 from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.discovery.workbench import Effect, Intervention, Workbench
-from saeuron_guard.errors import CannotEvaluate
+from saeuron_guard.errors import CannotEvaluate, CompileError
 from saeuron_guard.registry.records import Calibration, ConceptRecord
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
 Log = Callable[[str], None]
 
-METHODS = ("guard", "published", "mean-difference")
+METHODS = ("guard", "guard-all-branches", "published", "mean-difference")
+"""``guard-all-branches``: the same guard, editing the unconditional branch of guidance too, as the paper does."""
 
 PAPER_MULTIPLIERS = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
 """SAeUron's grid of gamma (arXiv 2501.18052, appendix)."""
 PAPER_PERCENTILES = (99.0, 99.5, 99.9)
 STEERING_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)
-RIVAL_BUDGET = Budget(seeds=(7001,), targets=8, retains=16, steps=1)
+RIVAL_BUDGET = Budget(seeds=(7001,), targets=8, retains=16, steps=1, margin=0)
 """The audit confirms what the search found, so a rival's search does with one seed."""
 
 
@@ -78,37 +79,44 @@ class Contest:
             yield outcome
 
     def _candidate(self, concept: ConceptRecord, calibration: Calibration | None, method: str, log: Log) -> Candidate:
-        if method == "guard":
+        if method in ("guard", "guard-all-branches"):
             if calibration is None:
                 raise CannotEvaluate(f"{concept.name} has no calibration; run sae calibrate first")
-            return self.calibrator.candidate_of(calibration)
-        ladders = self._published(concept) if method == "published" else self._steering(concept)
+            return self.calibrator.candidate_of(calibration, "conditional" if method == "guard" else "all")
+        ladders = {"published": self._published, "mean-difference": self._steering}[method](concept, log)
         return search(self.settings, concept, ladders, self.budget, log).candidate
 
-    def _published(self, concept: ConceptRecord) -> list[Ladder]:
+    def _published(self, concept: ConceptRecord, log: Log) -> list[Ladder]:
         sae = self.home[concept.domain]
         latents = self.coders[sae].config.num_latents
         ladders: list[Ladder] = []
         for percentile in PAPER_PERCENTILES:
             features = max(1, round(latents * (100 - percentile) / 100))
             ladder = []
-            for multiplier in PAPER_MULTIPLIERS:
-                config = self.calibrator.configuration(concept, Setting((sae,), features, multiplier))
-                coders = {self.hookpoints[sae]: self.coders[sae]}
-                act: Intervention = partial(published, config=config, coders=coders)
-                ladder.append(Candidate(f"{sae} p{percentile:g} x{multiplier:g}", act, None))
+            try:
+                for multiplier in PAPER_MULTIPLIERS:
+                    config = self.calibrator.configuration(concept, Setting((sae,), features, multiplier), "mean")
+                    coders = {self.hookpoints[sae]: self.coders[sae]}
+                    act: Intervention = partial(published, config=config, coders=coders)
+                    ladder.append(Candidate(f"{sae} p{percentile:g} x{multiplier:g}", act, None))
+            except CompileError as error:
+                log(f"  {concept.name}: percentile {percentile:g} is left out: {error}")
+                continue
             ladders.append(ladder)
+        if not ladders:
+            raise CannotEvaluate(f"{concept.name}: the scoring run keeps too few features for the paper's percentiles")
         return ladders
 
-    def _steering(self, concept: ConceptRecord) -> list[Ladder]:
+    def _steering(self, concept: ConceptRecord, _log: Log) -> list[Ladder]:
         hookpoint = self.hookpoints[self.home[concept.domain]]
+        own, both = (hookpoint,), tuple(self.statistics)
         ladders: list[Ladder] = []
-        for chosen in ((hookpoint,), tuple(self.statistics)):
+        for chosen, branches in ((own, "conditional"), (own, "all"), (both, "conditional"), (both, "all")):
             directions = {name: Directions(self.statistics[name], concept.name) for name in chosen}
             ladder = []
             for factor in STEERING_FACTORS:
-                act: Intervention = partial(mean_difference, directions=directions, factor=factor)
-                ladder.append(Candidate(f"{'+'.join(chosen)} x{factor:g}", act, None))
+                act: Intervention = partial(mean_difference, directions=directions, factor=factor, branches=branches)
+                ladder.append(Candidate(f"{'+'.join(chosen)} {branches} x{factor:g}", act, None))
             ladders.append(ladder)
         return ladders
 

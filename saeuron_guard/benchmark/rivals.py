@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.discovery.recorder import find_module
 from saeuron_guard.discovery.statistics import ConceptStatistics
+from saeuron_guard.guard.branches import unconditional_rows
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.sae.sparse_coder import SparseCoder
@@ -39,12 +40,16 @@ def published(pipe: Any, config: GuardConfig, coders: Mapping[str, SparseCoder])
 
 
 @contextmanager
-def mean_difference(pipe: Any, directions: Mapping[str, Directions], factor: float) -> Iterator[None]:
+def mean_difference(
+    pipe: Any, directions: Mapping[str, Directions], factor: float, branches: str = "all"
+) -> Iterator[None]:
     """``x' = x - factor max(<x, s>, 0) s`` with one unit direction s a hookpoint and timestep.
 
     ``factor`` 1 projects the direction out, 2 is CASteer's reflection (arXiv 2503.09630), more pushes further.
+    ``branches``: those of classifier-free guidance to edit.
     """
-    with _hooked(pipe, {hookpoint: _steering_edit(given, factor) for hookpoint, given in directions.items()}):
+    edits = {hookpoint: _steering_edit(given, factor) for hookpoint, given in directions.items()}
+    with _hooked(pipe, edits, branches):
         yield
 
 
@@ -56,7 +61,8 @@ class Directions:
         members = statistics.table.members(statistics.table.domain_of(concept))
         others = [row for row in range(members.start, members.stop) if names[row] != concept]
         mean = torch.from_numpy(statistics.mean)
-        difference = mean[names.index(concept)] - mean[others].mean(0)
+        # A concept alone in its domain has no others: its own mean is then what sets it apart.
+        difference = mean[names.index(concept)] - (mean[others].mean(0) if others else 0)
         self.vectors = torch.nn.functional.normalize(difference, dim=-1)
         self.timesteps = torch.tensor(statistics.timesteps, dtype=torch.float32)
 
@@ -87,20 +93,23 @@ def _steering_edit(directions: Directions, factor: float) -> Edit:
 
 
 @contextmanager
-def _hooked(pipe: Any, edits: Mapping[str, Edit]) -> Iterator[None]:
+def _hooked(pipe: Any, edits: Mapping[str, Edit], branches: str = "all") -> Iterator[None]:
     """Apply ``edits`` at their hookpoints inside the block; one pipeline call at a time."""
     seen: list[Tensor] = []
+    left: list[int] = []
 
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         seen[:] = [torch.as_tensor(timestep).float().reshape(-1)[:1]]
+        sample = kwargs["sample"] if "sample" in kwargs else args[0]
+        left[:] = [unconditional_rows(pipe, sample) if branches == "conditional" else 0]
 
     def at(hookpoint: str, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
         def replace(_module: nn.Module, _args: Any, output: Any) -> Any:
             activation = activation_of(output, hookpoint)
             x = positions_of(activation, activation.shape[1], hookpoint)
-            edited = edit(x.float(), seen[0]).to(x.dtype)
-            return with_activation(output, from_positions(edited, activation))
+            edited = edit(x[left[0] :].float(), seen[0]).to(x.dtype)
+            return with_activation(output, from_positions(torch.cat([x[: left[0]], edited]), activation))
 
         return replace
 

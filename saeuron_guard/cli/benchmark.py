@@ -26,7 +26,8 @@ def benchmark() -> None:
 @click.argument("model")
 @click.option("--concept", "concepts", multiple=True, help="May be repeated; all concepts of the registry if left out.")
 @click.option(
-    "--method", "methods", multiple=True, type=click.Choice(["guard", "published", "mean-difference"]),
+    "--method", "methods", multiple=True,
+    type=click.Choice(["guard", "guard-all-branches", "published", "mean-difference"]),
     help="May be repeated; all of them if left out.",
 )  # fmt: skip
 @click.option("--audit", default="audit/emoji-canvas", show_default=True, help="Audit prompt set: name or path.")
@@ -58,7 +59,7 @@ def removal(
     """Remove each concept of MODEL by each method and let the audit judge count.
 
     Prints UA, IRA, CRA (the latter two relative to the unguarded images) and how often the other domain survives on
-    the target's own images. Concepts that OUT holds already are not measured again.
+    the target's own images. What OUT holds already, by concept and method, is not measured again.
 
     \b
     Example:
@@ -67,18 +68,23 @@ def removal(
     from saeuron_guard.benchmark.removal import METHODS, summarise
     from saeuron_guard.registry.store import FeatureRegistry
 
-    known = _read(out)
+    known = read_outcomes(out)
     with FeatureRegistry.open() as registry, progress() as log:
         wanted = [registry.concept(name) for name in concepts] or list(registry.concepts())
-        todo = [concept for concept in wanted if all(found.concept != concept.name for found in known)]
-        if todo:
+        measured = {(found.concept, found.method) for found in known}
+        missing = {
+            concept: [method for method in methods or METHODS if (concept.name, method) not in measured]
+            for concept in wanted
+        }
+        if any(missing.values()):
             contest = _contest(
                 registry, model, prompts=(audit, anchor, calibration), judge=calibration_judge, seeds=seeds,
                 targets=targets, retains=retains, log=log,
             )  # fmt: skip
-            for concept in todo:
-                point = registry.calibration(model, concept.name)
-                known += contest.outcomes(concept, point, methods or METHODS, log)
+            order = [concept.name for concept in registry.concepts()]
+            for concept, left in missing.items():
+                known += contest.outcomes(concept, registry.calibration(model, concept.name), left, log)
+                known.sort(key=lambda found: (order.index(found.concept), METHODS.index(found.method)))
                 _write(out, known)
     if layout == "json":
         click.echo(json.dumps(_document(known), indent=2))
@@ -159,7 +165,8 @@ def _write(path: Path | None, outcomes: list[Outcome]) -> None:
         path.write_text(json.dumps(_document(outcomes), indent=1) + "\n", encoding="utf-8")
 
 
-def _read(path: Path | None) -> list[Outcome]:
+def read_outcomes(path: Path | None) -> list[Outcome]:
+    """The outcomes in a file that ``--out`` wrote; none when there is no such file."""
     from saeuron_guard.benchmark.removal import Outcome
     from saeuron_guard.discovery.workbench import Effect, Share
 

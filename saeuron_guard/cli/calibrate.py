@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from saeuron_guard.cli.sae import layout_option, parse_seeds, print_rows, progress
-from saeuron_guard.names import BRANCHES
 
 
 @click.command()
@@ -25,10 +24,6 @@ from saeuron_guard.names import BRANCHES
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="One file a concept.")
 @click.option("--manifest", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Also write them there.")
-@click.option(
-    "--branches", type=click.Choice(BRANCHES), default=BRANCHES[0], show_default=True,
-    help="Branches of classifier-free guidance to edit.",
-)  # fmt: skip
 @layout_option
 def calibrate(
     model: str,
@@ -41,7 +36,6 @@ def calibrate(
     batch_size: int,
     out: Path,
     manifest: Path | None,
-    branches: str,
     layout: str,
 ) -> None:
     """Choose hookpoints, number of features and multiplier of each concept of MODEL, a registered name.
@@ -68,7 +62,7 @@ def calibrate(
             grid = Grid(arrangements=_arrangements(arrangements, list(ready.coders)))
             calibrator = Calibrator(
                 ready.bench, registry, ready.coders, ready.runs,
-                grid=grid, budget=Budget(seeds=seeds), log=log, branches=branches,
+                grid=grid, budget=Budget(seeds=seeds), log=log,
             )  # fmt: skip
             for concept in todo:
                 write_calibration(calibrator.calibrate(concept), out)

@@ -39,6 +39,12 @@ def inspect(folder: Path, layout: str) -> None:
         click.echo("\n".join(as_text(config)))
 
 
+_BRANCHES = {
+    "conditional": "the conditional branch of guidance; all branches where a pipeline's layout is not known",
+    "all": "all branches of guidance",
+}
+
+
 def read_guard(folder: Path) -> GuardConfig:
     """The configuration of the guard in ``folder``; raises ArtefactError when it is not a sound guard folder."""
     from saeuron_guard.compiler.files import parse_guard_json
@@ -59,6 +65,7 @@ def as_text(config: GuardConfig) -> Iterator[str]:
     yield f"policy {config.policy_name} {config.policy_version}, {config.policy_digest}"
     yield f"guard  {config.digest}"
     yield f"model  {config.model}, {config.model_fingerprint}"
+    yield f"edits  {_BRANCHES[config.branches]}"
     yield summary(config)
     for hookpoint in config.hookpoints:
         yield ""

@@ -12,7 +12,7 @@ from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfi
 from saeuron_guard.compiler.files import guard_digest
 from saeuron_guard.compiler.lookup import RulePoint, look_up
 from saeuron_guard.compiler.merge import Claim, merge
-from saeuron_guard.compiler.select import best_features, edits_of, rounded
+from saeuron_guard.compiler.select import best_features, edits_of, rounded, with_threshold
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import GUARD_FORMAT
@@ -41,7 +41,7 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
     """As ``compile_policy``, for callers that also explain where the configuration came from."""
     found = look_up(policy, registry)
     problems = list(found.problems)
-    selected = [(point, _claim(point, registry, problems)) for point in found.points]
+    selected = [(point, _claim(point, policy.threshold, registry, problems)) for point in found.points]
     if problems or found.model is None:
         raise CompileError(problems)
     claims, merges = merge(claim for _, claim in selected)
@@ -63,10 +63,10 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
     return Compiled(replace(config, digest=guard_digest(config)), tuple(points))
 
 
-def _claim(point: RulePoint, registry: FeatureSource, problems: list[Problem]) -> Claim:
-    """The features that a rule chooses at a hookpoint."""
+def _claim(point: RulePoint, threshold: str, registry: FeatureSource, problems: list[Problem]) -> Claim:
+    """The features that a rule chooses at a hookpoint, each with the threshold that the policy asks for."""
     scores = registry.scores(point.run.name, point.concept.name, max_rank=point.features)
-    chosen = best_features(scores, point.features)
+    chosen = [with_threshold(score, threshold) for score in best_features(scores, point.features)]
     kept = max(Counter(score.timestep for score in scores).values(), default=0)
     if 0 < kept < point.features:
         problems.append(_problem(point, _too_few(point, kept)))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class FeatureEdit:
     """How one feature is edited, over the calibrated timesteps of its hookpoint (tuples of equal length T).
 
-    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c); ``threshold[t]``: mean over
-    concepts of mu(i, t, .).  Both are 0 where the feature is not active.
+    ``active[t]``: whether the feature is selected at timestep t; ``mean[t]``: mu(i, t, c); ``threshold[t]``: the latent
+    above which it is edited, see ``names.THRESHOLDS``.  Both are 0 where the feature is not active.
     ``score`` is the best over the active timesteps and ``rank`` its rank there.
     """
 

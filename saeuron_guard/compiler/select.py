@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from saeuron_guard.compiler.config import FeatureEdit
 from saeuron_guard.registry.records import FeatureScore
@@ -12,6 +13,13 @@ from saeuron_guard.registry.records import FeatureScore
 def best_features(scores: Iterable[FeatureScore], count: int) -> list[FeatureScore]:
     """The scores of the ``count`` best features of each timestep, as far as they speak for the concept (score > 0)."""
     return [score for score in scores if score.rank < count and score.score > 0]
+
+
+def with_threshold(score: FeatureScore, threshold: str) -> FeatureScore:
+    """``score`` with the threshold that a policy's word for it means; see ``names.THRESHOLDS``."""
+    if threshold == "mean":
+        return score
+    return replace(score, threshold=max(score.threshold, (score.mean + score.mean_others) / 2))
 
 
 def edits_of(chosen: Iterable[FeatureScore], timesteps: Sequence[int]) -> tuple[FeatureEdit, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from saeuron_guard.digests import canonical_json, digest_of_file
 from saeuron_guard.discovery.runs import library_versions
@@ -53,7 +53,8 @@ def write_statistics(
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
+        data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
+        path.write_bytes(sorted_header(data))
     except OSError as error:
         raise ArtefactError(f"{path}: cannot be written ({error.strerror or error})") from None
     return digest_of_file(path)
@@ -75,6 +76,17 @@ def scoring_provenance(
         "rows": "conditional",
         "libraries": library_versions(),
     }
+
+
+def sorted_header(data: bytes) -> bytes:
+    """A safetensors file with the same contents and its header's keys in order.
+
+    safetensors writes metadata in an order of its own, anew in every process, and a digest would tell.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = canonical_json(json.loads(data[8:end])).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _domains(statistics: ConceptStatistics) -> dict[str, list[str]]:

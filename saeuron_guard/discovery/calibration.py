@@ -19,7 +19,7 @@ from saeuron_guard.discovery.search import Budget, Candidate, Ladder, Log, Tried
 from saeuron_guard.discovery.workbench import Intervention, Workbench
 from saeuron_guard.errors import CannotEvaluate, CompileError
 from saeuron_guard.guard.guard import Guard
-from saeuron_guard.names import BRANCHES
+from saeuron_guard.names import BRANCHES, THRESHOLDS
 from saeuron_guard.policy.model import Audit, ConceptRule, Place, Policy, Retain
 from saeuron_guard.registry.records import (
     Calibration,
@@ -42,7 +42,7 @@ class Grid:
 
     arrangements: tuple[tuple[str, ...], ...]
     features: tuple[int, ...] = (1, 4)
-    multipliers: tuple[float, ...] = (-0.03, -0.05, -0.07, -0.1, -0.15, -0.2, -0.3, -0.5, -0.8, -1.6)
+    multipliers: tuple[float, ...] = (-0.03, -0.05, -0.08, -0.12, -0.18, -0.27, -0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Calibrator:
     """Calibrates concepts one by one on a workbench.
 
     ``coders`` are the SAEs by name, ``runs`` the scoring run to select with, by SAE name.
-    ``branches``: which branches of classifier-free guidance are edited, one of ``names.BRANCHES``.
+    Guards edit the branches, and above the threshold, that a policy asks for which says nothing about them.
     """
 
     def __init__(
@@ -103,7 +103,6 @@ class Calibrator:
         grid: Grid,
         budget: Budget,
         log: Log,
-        branches: str = BRANCHES[0],
     ) -> None:
         self._bench = bench
         self._registry = registry
@@ -112,7 +111,6 @@ class Calibrator:
         self._grid = grid
         self._budget = budget
         self._log = log
-        self._branches = branches
 
     def calibrate(self, concept: ConceptRecord) -> Calibration:
         """The operating points of ``concept``, with the confirmed figures that justify them.
@@ -122,13 +120,14 @@ class Calibrator:
         best = search(self._bench, concept, self._ladders(concept), self._budget, self._log)
         return Calibration(concept.name, self._points(best.candidate.setting), _figures(best), self._provenance())
 
-    def configuration(self, concept: ConceptRecord, setting: Setting) -> GuardConfig:
+    def configuration(self, concept: ConceptRecord, setting: Setting, threshold: str = THRESHOLDS[0]) -> GuardConfig:
         """The guard that a policy against ``concept`` alone would compile to if ``setting`` were its calibration."""
-        return self._compiled(Calibration(concept.name, self._points(setting), {}, {}))
+        return self._compiled(Calibration(concept.name, self._points(setting), {}, {}), threshold=threshold)
 
-    def candidate_of(self, calibration: Calibration) -> Candidate:
-        """The guard that ``calibration`` describes."""
-        return Candidate(calibration.setting, self._intervention(self._compiled(calibration)), calibration)
+    def candidate_of(self, calibration: Calibration, branches: str = BRANCHES[0]) -> Candidate:
+        """The guard that ``calibration`` describes, editing ``branches``."""
+        config = self._compiled(calibration, branches)
+        return Candidate(calibration.setting, self._intervention(config), calibration)
 
     def _ladders(self, concept: ConceptRecord) -> list[Ladder]:
         ladders: list[Ladder] = []
@@ -147,8 +146,10 @@ class Calibrator:
         name = f"{'+'.join(setting.saes)} n={setting.features} x{setting.multiplier:g}"
         return Candidate(name, self._intervention(self.configuration(concept, setting)), setting)
 
-    def _compiled(self, calibration: Calibration) -> GuardConfig:
-        policy = _policy_against(calibration.concept, self._bench.model.name, self._branches)
+    def _compiled(
+        self, calibration: Calibration, branches: str = BRANCHES[0], threshold: str = THRESHOLDS[0]
+    ) -> GuardConfig:
+        policy = _policy_against(calibration.concept, self._bench.model.name, branches, threshold)
         return compile_policy(policy, Proposal(self._registry, calibration))
 
     def _intervention(self, config: GuardConfig) -> Intervention:
@@ -171,7 +172,8 @@ class Calibrator:
         return {
             "judge": {"name": self._bench.judge.name, "digest": self._bench.judge.digest},
             "prompts_digest": self._bench.prompts_digest,
-            "branches": self._branches,
+            "branches": BRANCHES[0],
+            "threshold": THRESHOLDS[0],
             "seeds": list(self._budget.seeds),
             "features_tried": list(self._grid.features),
             "multipliers_tried": list(self._grid.multipliers),
@@ -197,7 +199,7 @@ def _figures(best: Tried) -> dict[str, float]:
     }
 
 
-def _policy_against(concept: str, model: str, branches: str) -> Policy:
+def _policy_against(concept: str, model: str, branches: str, threshold: str) -> Policy:
     place = Place("calibration", 0, 0)
     return Policy(
         name="calibration",
@@ -206,6 +208,7 @@ def _policy_against(concept: str, model: str, branches: str) -> Policy:
         description="",
         model=model,
         branches=branches,
+        threshold=threshold,
         concepts=(ConceptRule(concept, 1.0, None, None, 1.0, place),),
         retain=Retain((), (), 0.0, place),
         audit=Audit("", (), 1, place),

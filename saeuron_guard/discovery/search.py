@@ -38,14 +38,17 @@ class Budget:
     ``screening`` target images at the first seed tell whether a rung removes the concept (UA at least ``removed``).
     ``targets`` and ``retains`` prompts at every seed tell what a rung does altogether; besides the one that screening
     found, up to ``steps`` of its neighbours are weighed like that.
+    The gentlest rung that does well enough does so by a hair: one up to ``margin`` rungs harder is taken if that does
+    well enough, too.
     """
 
     seeds: tuple[int, ...] = (7001, 7002, 7003)
     removed: float = 0.95
     screening: int = 8
-    targets: int = 10
-    retains: int = 16
+    targets: int = 8
+    retains: int = 12
     steps: int = 3
+    margin: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Tried:
         return self.worst >= _ENOUGH and self.effect.survived >= _SURVIVES
 
 
-_ENOUGH = 0.97
+_ENOUGH = 0.95
 _SURVIVES = 0.8
 
 
@@ -101,8 +104,11 @@ def search(bench: Workbench, concept: ConceptRecord, ladders: Sequence[Ladder], 
         start = _climb(ladder, lambda candidate, rung: measure(candidate, rung, few), budget)
         found.append(_settle(ladder, start.rung, lambda candidate, rung: measure(candidate, rung, many), budget))
         if found[-1].enough:
+            found.append(
+                _with_margin(ladder, found[-1], lambda candidate, rung: measure(candidate, rung, many), budget)
+            )
             break
-    best = max(found, key=lambda tried: tried.merit)
+    best = found[-1] if found[-1].enough else max(found, key=lambda tried: tried.merit)
     log(f"{concept.name}: {told(best)}")
     return best
 
@@ -137,6 +143,15 @@ def _settle(ladder: Ladder, rung: int, measure: Callable[[Candidate, int], Tried
             break
         best = tried
     return best
+
+
+def _with_margin(ladder: Ladder, gentlest: Tried, measure: Callable[[Candidate, int], Tried], budget: Budget) -> Tried:
+    """The hardest rung up to ``margin`` above ``gentlest`` that does well enough, or ``gentlest``."""
+    for rung in range(min(gentlest.rung + budget.margin, len(ladder) - 1), gentlest.rung, -1):
+        tried = measure(ladder[rung], rung)
+        if tried.enough:
+            return tried
+    return gentlest
 
 
 def spread(prompts: Sequence[Prompt], count: int, seeds: Sequence[int]) -> Images:

@@ -128,7 +128,8 @@ class Workbench:
 
     def base(self, images: Sequence[tuple[Prompt, int]]) -> list[Labels]:
         """What the judge calls the images without any intervention; drawn once."""
-        missing = [image for image in images if (image[0].id, image[1]) not in self._base]
+        wanted = {(prompt.id, seed): (prompt, seed) for prompt, seed in images}
+        missing = [image for key, image in wanted.items() if key not in self._base]
         for (prompt, seed), labels in zip(missing, self.judged(nullcontext, missing), strict=True):
             self._base[prompt.id, seed] = labels
         return [self._base[prompt.id, seed] for prompt, seed in images]

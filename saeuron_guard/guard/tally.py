@@ -22,7 +22,8 @@ class ConceptFindings:
 
     ``steps``: denoiser calls in which a feature of it fired at some position of some image.
     ``positions``: share of the positions looked at (of all images, all steps, and those branches of classifier-free
-    guidance that the guard edits) at which one fired.  ``peak``: largest latent relative to its threshold, 0 when none fired.
+    guidance that the guard edits) at which one fired.
+    ``peak``: largest latent relative to its threshold, 0 when none fired.
     """
 
     concept: str

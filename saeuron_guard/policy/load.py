@@ -10,7 +10,7 @@ from typing import Any
 from saeuron_guard.digests import digest_of
 from saeuron_guard.documents import Document, document_problems, draft_document
 from saeuron_guard.errors import PolicyError, Problem
-from saeuron_guard.names import API_VERSION, BRANCHES, STRENGTH_PRESETS
+from saeuron_guard.names import API_VERSION, BRANCHES, STRENGTH_PRESETS, THRESHOLDS
 from saeuron_guard.policy.model import Audit, ConceptRule, Place, Policy, Retain
 from saeuron_guard.policy.schema import policy_schema
 from saeuron_guard.strict_yaml import Pointer
@@ -71,6 +71,7 @@ def _policy(document: Document) -> Policy:
         description=metadata.get("description", ""),
         model=value["target"]["model"],
         branches=value["target"].get("branches", BRANCHES[0]),
+        threshold=value["target"].get("threshold", THRESHOLDS[0]),
         concepts=tuple(_rule(document, position) for position in range(len(value["concepts"]))),
         retain=_retain(document),
         audit=_audit(document),
@@ -125,6 +126,7 @@ def _meaning(policy: Policy) -> dict[str, Any]:
         "version": policy.version,
         "model": policy.model,
         "branches": policy.branches,
+        "threshold": policy.threshold,
         "concepts": sorted(
             (
                 {

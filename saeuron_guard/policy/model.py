@@ -55,7 +55,8 @@ class Audit:
 class Policy:
     """A whole policy. ``digest`` covers its meaning, not comments, layout or file name.
 
-    ``branches``: which branches of classifier-free guidance are edited, one of ``names.BRANCHES``.
+    ``branches``: which branches of classifier-free guidance are edited, one of ``names.BRANCHES``;
+    ``threshold``: above which latent a feature is edited, one of ``names.THRESHOLDS``.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Policy:
     description: str
     model: str
     branches: str
+    threshold: str
     concepts: tuple[ConceptRule, ...]
     retain: Retain
     audit: Audit

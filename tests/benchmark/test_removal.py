@@ -207,9 +207,10 @@ def rungs(ladders: Sequence[Sequence[Candidate]]) -> list[Candidate]:
 
 
 ALONE, TOGETHER = HOOKPOINTS[0], "+".join(HOOKPOINTS)
+HERE, EVERYWHERE = f"{ALONE} conditional", f"{TOGETHER} all"
 KNOWN_BEST: dict[str, Does] = {
-    f"{ALONE} x4": {f"{ALONE} x1": (False, True), f"{ALONE} x2": (False, True), f"{ALONE} x4": (True, True)},
-    f"{TOGETHER} x1": {f"{TOGETHER} x1": (True, True)},
+    f"{HERE} x4": {f"{HERE} x1": (False, True), f"{HERE} x2": (False, True), f"{HERE} x4": (True, True)},
+    f"{EVERYWHERE} x1": {f"{EVERYWHERE} x1": (True, True)},
 }
 """Steering that removes the pistol and keeps the rest, with what gentler factors do; what is not named ruins images."""
 
@@ -218,7 +219,7 @@ KNOWN_BEST: dict[str, Does] = {
 def steering_atlas(world: World) -> Atlas:
     """All pictures that the search for a steering can draw with the settings' seeds."""
     contest = contest_of(world, OneWord(), OneWord())
-    return draw_atlas(world, SETTINGS_SEEDS, rungs(contest._steering(world.pistol)))
+    return draw_atlas(world, SETTINGS_SEEDS, rungs(contest._steering(world.pistol, lambda _: None)))
 
 
 @pytest.mark.parametrize("best", KNOWN_BEST)
@@ -230,7 +231,7 @@ def test_a_rivals_setting_is_chosen_by_one_judge_and_measured_by_the_other(
     Each judge fails on a picture that it doesn't know: that of the settings knows the settings' seeds alone, that of
     the audit the audit's seeds under the chosen setting alone.
     """
-    candidates = rungs(contest_of(world, OneWord(), OneWord())._steering(world.pistol))
+    candidates = rungs(contest_of(world, OneWord(), OneWord())._steering(world.pistol, lambda _: None))
     audit_atlas = draw_atlas(world, AUDIT_SEEDS, [each for each in candidates if each.name == best])
     lapses = [
         (best, PISTOL_IN_NEON, 9, "object"),
@@ -285,11 +286,11 @@ def test_all_methods_are_measured_on_the_same_images(world: World) -> None:
     """One outcome a method, in the order asked for, each on the same prompts at the audit's seeds."""
     contest = contest_of(world, OneWord(), OneWord())
     outcomes = list(contest.outcomes(world.pistol, CALIBRATION, METHODS[::-1], lambda _: None))
-    assert [outcome.method for outcome in outcomes] == ["mean-difference", "published", "guard"]
-    assert len({outcome.setting for outcome in outcomes}) == 3
+    assert [outcome.method for outcome in outcomes] == ["mean-difference", "published", "guard-all-branches", "guard"]
+    assert len({outcome.setting for outcome in outcomes}) == 3  # two are the same calibration
     assert isinstance(contest.audit, NotingBench)
     first, *others = contest.audit.measured
-    assert others == [first, first]
+    assert others == [first, first, first]
     assert sorted((prompt.id, seed) for prompt, seed in first) == sorted(
         (prompt.id, seed) for prompt in PROMPTS.prompts for seed in AUDIT_SEEDS
     )
@@ -317,7 +318,7 @@ def test_the_published_ladders_are_the_papers_percentiles_of_the_dictionary(worl
     coders = {sae: make_coder(d_in=16, num_latents=2000) for sae in HOME.values()}
     with FeatureRegistry.open(manifest=manifest) as registry:
         contest = contest_of(replace(world, registry=registry), OneWord(), OneWord(), coders=coders)
-        found = {name: contest._published(registry.concept(name)) for name in ("pistol", "Neon")}
+        found = {name: contest._published(registry.concept(name), lambda _: None) for name in ("pistol", "Neon")}
     for concept, home in (("pistol", HOME["object"]), ("Neon", HOME["style"])):
         assert [rung.name for rung in rungs(found[concept])] == [
             f"{home} p{percentile} x{multiplier:g}"
@@ -332,11 +333,12 @@ def test_the_published_ladders_are_the_papers_percentiles_of_the_dictionary(worl
 
 
 def test_steering_is_tried_at_home_and_at_all_hookpoints(world: World) -> None:
-    """One ladder steers at the domain's own hookpoint, one everywhere, each from projecting out to pushing hard."""
+    """At the domain's own hookpoint and everywhere, on either choice of branches, from projecting out to pushing."""
     contest = contest_of(world, OneWord(), OneWord())
     for concept, home in (("pistol", HOOKPOINTS[0]), ("Neon", HOOKPOINTS[1])):
-        alone, together = contest._steering(world.registry.concept(concept))
-        assert [rung.name for rung in alone] == [f"{home} x{factor:g}" for factor in STEERING_FACTORS]
-        assert [rung.name for rung in together] == [f"{TOGETHER} x{factor:g}" for factor in STEERING_FACTORS]
+        ladders = contest._steering(world.registry.concept(concept), lambda _: None)
+        places = [f"{where} {branches}" for where in (home, TOGETHER) for branches in ("conditional", "all")]
+        for ladder, place in zip(ladders, places, strict=True):
+            assert [rung.name for rung in ladder] == [f"{place} x{factor:g}" for factor in STEERING_FACTORS]
     assert sorted(STEERING_FACTORS) == list(STEERING_FACTORS)
     assert sorted(PAPER_MULTIPLIERS, reverse=True) == list(PAPER_MULTIPLIERS)

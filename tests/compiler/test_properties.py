@@ -59,7 +59,9 @@ def worlds(draw: st.DrawFn) -> tuple[Policy, PretendRegistry]:
     rules = tuple(ConceptRule(name, draw(st.sampled_from((0.0, 0.5, 1.0))), None, None, 0.9, HERE) for name in removed)
     retain = Retain(("object",), (), 0.1, HERE)
     audit = Audit("none", (1,), 20, HERE)
-    return Policy("p", "1.0.0", "o", "", "tiny", "all", rules, retain, audit, digest("p"), "policy.yaml"), registry
+    return Policy(
+        "p", "1.0.0", "o", "", "tiny", "all", "midpoint", rules, retain, audit, digest("p"), "policy.yaml"
+    ), registry
 
 
 def cells(some: Iterable[Claim]) -> set[tuple[str, int, int]]:

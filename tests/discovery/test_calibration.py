@@ -33,7 +33,7 @@ from tests.verify.world import PLACE, PROMPTS, policy_of
 OBJECTS, STYLES = ("tiny.objects",), ("tiny.styles",)
 BOTH = OBJECTS + STYLES
 GRID = Grid(arrangements=(OBJECTS, BOTH), features=(2, 8), multipliers=(-1.0, -4.0, -16.0))
-BUDGET = Budget(seeds=(1, 2), screening=2, targets=2, retains=2)
+BUDGET = Budget(seeds=(1, 2), screening=2, targets=2, retains=2, margin=0)
 PISTOL_IN_NOTO, PISTOL_IN_NEON, CAT_IN_NOTO, CAT_IN_NEON = (prompt.id for prompt in PROMPTS.prompts)
 
 
@@ -312,6 +312,8 @@ def test_provenance_tells_how_to_repeat_the_calibration(imperfect: Calibration) 
     assert provenance == {
         "judge": {"name": "a calibration judge", "digest": AtlasJudge.digest},
         "prompts_digest": prompts_digest(PROMPTS.prompts),
+        "branches": "conditional",
+        "threshold": "midpoint",
         "seeds": [1, 2],
         "features_tried": [2, 8],
         "multipliers_tried": [-1.0, -4.0, -16.0],
@@ -322,6 +324,7 @@ def test_provenance_tells_how_to_repeat_the_calibration(imperfect: Calibration) 
             "targets": 2,
             "retains": 2,
             "steps": 3,
+            "margin": 0,
         },
         "libraries": {name: version(name) for name in ("diffusers", "torch", "transformers")},
     }

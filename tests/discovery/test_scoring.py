@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from saeuron_guard.digests import digest_of_file
-from saeuron_guard.discovery.artefact import write_statistics
+from saeuron_guard.discovery.artefact import sorted_header, write_statistics
 from saeuron_guard.discovery.labels import ConceptTable
 from saeuron_guard.discovery.scoring import METHODS, Moments, moments_of, paper_score, score_features, threshold
 from saeuron_guard.discovery.statistics import ConceptStatistics
@@ -97,6 +97,21 @@ def test_statistics_file_holds_what_the_registry_reads(tmp_path: Path) -> None:
     assert json.loads(metadata["concepts"]) == list(TABLE.names)
     provenance = json.loads(metadata["provenance"])
     assert (provenance["seeds"], provenance["method"]) == ([0], "paper")
+
+
+def test_statistics_files_are_the_same_in_every_process(tmp_path: Path) -> None:
+    """The header's keys are in order, whatever order they were written in; the tensors stay readable."""
+    path = tmp_path / "paper.safetensors"
+    write_statistics(_statistics(), "paper", path, {"seeds": [0]}, top=2)
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert list(header) == sorted(header)
+    assert list(header["__metadata__"]) == ["concepts", "format", "provenance"]
+    shuffled = json.dumps({name: header[name] for name in sorted(header, reverse=True)}).encode()
+    again = sorted_header(
+        len(shuffled).to_bytes(8, "little") + shuffled + data[8 + int.from_bytes(data[:8], "little") :]
+    )
+    assert again == data
 
 
 def test_statistics_file_that_cannot_be_written_is_an_artefact_error(tmp_path: Path) -> None:

@@ -73,10 +73,12 @@ def ladder(*settings: Any) -> list[Candidate]:
     return [Candidate(str(setting), Act(setting), setting) for setting in settings]
 
 
-def find(does: dict[Any, tuple[int, int]], *ladders: list[Candidate]) -> tuple[Any, FakeBench]:
+def find(
+    does: dict[Any, tuple[int, int]], *ladders: list[Candidate], margin: int = 0
+) -> tuple[Any, FakeBench]:
     """The chosen setting, and the bench that was searched on."""
     bench = FakeBench(does)
-    best = search(bench, PISTOL, ladders, Budget(), lambda _line: None)  # type: ignore[arg-type]
+    best = search(bench, PISTOL, ladders, Budget(margin=margin), lambda _line: None)  # type: ignore[arg-type]
     return best.candidate.setting, bench
 
 
@@ -100,6 +102,32 @@ def test_best_removal_is_given_when_nothing_is_enough() -> None:
     """A ladder whose rungs all fail still gives its best, with figures that say so."""
     does = {0: (0, 100), 1: (20, 100), 2: (70, 100)}
     assert find(does, ladder(0, 1, 2))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "chosen"),
+    [((100, 100, 100), 3), ((100, 100, 50), 2), ((100, 50, 100), 3), ((100, 50, 50), 1)],
+)
+def test_a_harder_rung_is_taken_as_a_margin_where_it_harms_nothing(kept: tuple[int, ...], chosen: int) -> None:
+    """Removal sets in at rung 1: up to two rungs above it the hardest that still keeps the rest is chosen."""
+    does = {0: (10, 100)} | {rung: (100, share) for rung, share in enumerate(kept, start=1)} | {4: (100, 100)}
+    assert find(does, ladder(*range(5)), margin=2)[0] == chosen
+    assert find(does, ladder(*range(5)))[0] == 1
+
+
+def test_a_good_ladder_ends_the_search() -> None:
+    """The complex ladder is not even looked at when the simple one does well enough; it is when that does not."""
+    does = {"simple": (100, 100), "complex": (100, 100), "weak": (50, 100)}
+    _, bench = find(does, ladder("simple"), ladder("complex"))
+    assert set(bench.drawn) == {"simple"}
+    chosen, bench = find(does, ladder("weak"), ladder("complex"))
+    assert (chosen, set(bench.drawn)) == ("complex", {"weak", "complex"})
+
+
+def test_a_step_is_taken_towards_what_falls_short() -> None:
+    """Screening stops at the first rung that removes; if that harms the rest, a gentler one that harms less wins."""
+    does = {0: (10, 100), 1: (96, 99), 2: (100, 60), 3: (100, 40)}
+    assert find(does, ladder(0, 1, 2, 3))[0] == 1
 
 
 def test_spread_covers_every_seed_with_different_prompts() -> None:

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from saeuron_guard.cli.main import program
-from tests.project.shipped import ROOT, needs_manifest
+from tests.project.shipped import ROOT
 
-pytestmark = [pytest.mark.slow, needs_manifest]
+pytestmark = pytest.mark.slow
 
 POLICIES = ROOT / "policies"
 WEAPONS = (POLICIES / "no-weapons.yaml").read_text(encoding="utf-8")

@@ -15,9 +15,6 @@ from saeuron_guard.pipelines.emoji_canvas.workspace import Workspace
 from saeuron_guard.pipelines.load import load_pipeline
 from saeuron_guard.registry.store import FeatureRegistry
 from saeuron_guard.resources import data_folder
-from tests.project.shipped import needs_manifest
-
-pytestmark = needs_manifest
 
 SEED = 503
 """Of no training, calibration, audit or published figure."""

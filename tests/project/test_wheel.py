@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.project.shipped import ROOT, needs_manifest
+from tests.project.shipped import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,6 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return programs
 
 
-@needs_manifest
 def test_wheel_carries_the_data_and_no_database(wheel: Path) -> None:
     """Registry, policies and migrations are inside the package; built databases and tests are not."""
     names = zipfile.ZipFile(wheel).namelist()
@@ -87,7 +86,6 @@ def test_installed_program_is_the_wheels_own(installed: Path, tmp_path: Path) ->
     assert state.is_relative_to(tmp_path)
 
 
-@needs_manifest
 def test_installed_program_validates_a_policy(installed: Path, tmp_path: Path) -> None:
     """``policy validate`` accepts a policy outside the checkout and places the mistake of a faulty one."""
     text = (ROOT / "policies" / "no-weapons.yaml").read_text(encoding="utf-8")
@@ -101,7 +99,6 @@ def test_installed_program_validates_a_policy(installed: Path, tmp_path: Path) -
     assert "bad.yaml:" in bad.stdout + bad.stderr
 
 
-@needs_manifest
 def test_installed_program_verifies(installed: Path, tmp_path: Path) -> None:
     """``verify`` with a small budget reaches a verdict from the wheel alone: every file that it needs is inside."""
     text = (ROOT / "policies" / "no-weapons.yaml").read_text(encoding="utf-8")

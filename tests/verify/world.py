@@ -101,6 +101,7 @@ def policy_of(*, strength: float = 1.0, max_loss: float = 1.0, removal: float = 
         description="",
         model="tiny",
         branches="conditional",
+        threshold="midpoint",
         concepts=(ConceptRule("pistol", strength, None, None, removal, PLACE),),
         retain=Retain(("object", "style"), (), max_loss, PLACE),
         audit=Audit("tiny-audit", (1, 2), minimum_n, PLACE),

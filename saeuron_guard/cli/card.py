@@ -1,0 +1,95 @@
+"""The figures of the embedded model's card as Markdown tables, from the files in which they were measured."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from saeuron_guard.benchmark.removal import summarise
+from saeuron_guard.cli.benchmark import read_outcomes
+from saeuron_guard.registry.manifest import load_manifest
+from saeuron_guard.resources import data_folder
+
+_REGISTRY = data_folder("registry")
+_REMOVAL = _REGISTRY / "benchmarks" / "emoji-canvas-removal.json"
+"""What ``benchmark removal`` found with the shipped calibrations."""
+
+
+def pictures_table() -> str:
+    """How many pictures each judge recognises, on trained and on held-out pairs."""
+    found = _figures()["pictures"]
+    groups = list(found["n"])
+    rows = [[name, *(_percent(found[name][group]) for group in groups)] for name in sorted(set(found) - {"n"})]
+    return _table(["judge and domain", *(f"{group} (n={found['n'][group]})" for group in groups)], rows)
+
+
+def judges_table() -> str:
+    """How well each judge reads held-out renders."""
+    found = _figures()["judges"]
+    rows = [[name, _percent(found[name])] for name in sorted(set(found) - {"n"})]
+    return _table(["judge and domain", f"right on held-out renders (n={found['n']})"], rows)
+
+
+def saes_table() -> str:
+    """Size and quality of each SAE."""
+    rows = [
+        [
+            f"`{sae.name}`",
+            f"`{sae.hookpoint}`",
+            f"{sae.d_in} to {sae.num_latents}",
+            str(sae.k),
+            sae.variant,
+            f"{sae.fvu:.3f}",
+            _percent(sae.dead_share),
+            f"{sae.l0:.0f}",
+        ]
+        for sae in load_manifest(_REGISTRY / "manifest.yaml").saes
+    ]
+    return _table(["name", "hookpoint", "latents", "k", "variant", "fvu", "dead latents", "l0"], rows)
+
+
+def removal_table() -> str:
+    """Means of what each method does, by domain, and the worst single figure; retention is relative.
+
+    Over the concepts that all methods were measured on.
+    """
+    found = read_outcomes(_REMOVAL)
+    methods = {each.method for each in found}
+    common = [each for each in found if methods == {other.method for other in found if other.concept == each.concept}]
+    rows = [
+        [
+            each.domain,
+            each.method,
+            str(each.concepts),
+            *(_percent(share) for share in (each.ua, each.ira, each.cra, each.survival)),
+            f"{_percent(each.worst)} ({each.worst_concept})",
+        ]
+        for each in summarise(common)
+    ]
+    return _table(["domain", "method", "concepts", "UA", "IRA", "CRA", "survival", "worst of UA, IRA, CRA"], rows)
+
+
+def concepts_table() -> str:
+    """What the shipped guard does to each concept."""
+    rows = []
+    for each in read_outcomes(_REMOVAL):
+        if each.method == "guard":
+            effect = each.effect
+            shares = [_percent(share) for share in (effect.ua.value, *effect.kept, effect.survived)]
+            rows.append([each.concept, f"{effect.ua.n} / {effect.ira_base.n}", *shares, f"`{each.setting}`"])
+    return _table(["concept", "n target / retain", "UA", "IRA", "CRA", "survival", "setting"], rows)
+
+
+def _figures() -> dict[str, Any]:
+    path = _REGISTRY / "models" / "emoji-canvas" / "figures.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
