@@ -81,7 +81,7 @@ class Tried:
 
 
 _ENOUGH = 0.95
-_SURVIVES = 0.8
+_SURVIVES = 0.75
 
 
 def search(bench: Workbench, concept: ConceptRecord, ladders: Sequence[Ladder], budget: Budget, log: Log) -> Tried:

@@ -73,9 +73,7 @@ def ladder(*settings: Any) -> list[Candidate]:
     return [Candidate(str(setting), Act(setting), setting) for setting in settings]
 
 
-def find(
-    does: dict[Any, tuple[int, int]], *ladders: list[Candidate], margin: int = 0
-) -> tuple[Any, FakeBench]:
+def find(does: dict[Any, tuple[int, int]], *ladders: list[Candidate], margin: int = 0) -> tuple[Any, FakeBench]:
     """The chosen setting, and the bench that was searched on."""
     bench = FakeBench(does)
     best = search(bench, PISTOL, ladders, Budget(margin=margin), lambda _line: None)  # type: ignore[arg-type]
