@@ -65,7 +65,7 @@ def open_world(folder: Path) -> World:
     return World(
         pipe=pipe,
         registry=registry,
-        model=replace(registry.model("tiny"), steps=1, guidance=1.0),
+        model=replace(registry.model("tiny"), steps=1, guidance=3.0),
         coders={sae.name: SparseCoder.load(inside(registry.artefact_root, sae.path), sae.digest) for sae in saes},
         hookpoints={sae.name: sae.hookpoint for sae in saes},
         runs={run.sae: run.name for run in registry.runs()},

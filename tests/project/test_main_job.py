@@ -34,7 +34,7 @@ def verified(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
 
 def small(folder: Path, change: tuple[str, str] = ("", "")) -> Path:
     """The shipped policy with a small budget, and one change of its text."""
-    text = re.sub(r"seeds: \[.*\]", "seeds: [9001, 9002]", WEAPONS.replace("minimum_n: 60", "minimum_n: 8"))
+    text = re.sub(r"seeds: \[.*\]", "seeds: [9021, 9022]", WEAPONS.replace("minimum_n: 60", "minimum_n: 8"))
     text = text.replace("- concept: pistol", "- concept: pistol\n    require: {removal: 0.5}").replace(*change)
     path = folder / "policy.yaml"
     path.write_text(text.replace("max_loss: 0.1", "max_loss: 0.3"), encoding="utf-8")
@@ -58,7 +58,7 @@ def test_shipped_policy_passes(tmp_path: Path) -> None:
 
 def test_without_strength_it_fails_and_with_it_passes(tmp_path: Path) -> None:
     """A guard that does nothing is found out; the same budget passes the guard that works."""
-    idle = small(tmp_path, ("- concept: knife", "- concept: knife\n    strength: 0"))
+    idle = small(tmp_path, ("strength: max", "strength: 0"))
     code, answer = verified(idle)
     assert (code, answer["verdict"]) == (1, "fail")
     passed = {concept["concept"]: concept["passed"] for concept in answer["concepts"]}
