@@ -78,7 +78,7 @@ def test_audit_prompts_have_to_exist(tmp_path: Path) -> None:
         path.write_text(WEAPONS.read_text(encoding="utf-8").replace("audit/emoji-canvas", name), encoding="utf-8")
         result = run("validate", "--no-registry", path)
         assert result.exit_code == 2
-        assert result.output.startswith(f"{path}:21:12: prompt set {name}: ")
+        assert result.output.startswith(f"{path}:22:12: prompt set {name}: ")
         assert result.output.endswith(f"{message}\n")
 
 
@@ -126,7 +126,7 @@ def test_names_have_to_be_in_the_registry(registry: Path) -> None:
     assert result.exit_code == 2
     first, second = result.output.splitlines()
     assert first.startswith(f"{path}:14:14: unknown concept 'pistl'. Did you mean 'pistol'?")
-    assert second.startswith(f"{path}:16:14: concept 'bomb' has no calibration for model '{MODEL}'")
+    assert second.startswith(f"{path}:17:14: concept 'bomb' has no calibration for model '{MODEL}'")
     assert run("validate", "--no-registry", path).exit_code == 0
 
 
