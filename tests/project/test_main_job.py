@@ -52,7 +52,7 @@ def test_shipped_policy_passes(tmp_path: Path) -> None:
         assert concept["ua_low"] >= concept["threshold"] == 0.85
     assert answer["retain"]["ira"]["n"] >= 60
     assert answer["judge"]["digest"].startswith("sha256:")
-    assert answer["quality"]["clip_score"] <= 1
+    assert 0 < answer["quality"]["clip_score"] <= 100
     assert (tmp_path / "report.html").is_file()
 
 
