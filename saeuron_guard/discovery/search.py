@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from saeuron_guard.discovery.workbench import Effect, Intervention, Workbench
@@ -90,23 +91,22 @@ def search(bench: Workbench, concept: ConceptRecord, ladders: Sequence[Ladder], 
     ``ladders`` from simple to complex: the first one with a rung that does well enough ends the search.
     """
 
-    def measure(candidate: Candidate, rung: int, images: Images) -> Tried:
+    def measure(images: Images, candidate: Candidate, rung: int) -> Tried:
         effect = bench.effect(concept.name, concept.domain, candidate.intervention, images)
         tried = Tried(candidate, rung, effect)
         log(f"  {concept.name}: {told(tried)}")
         return tried
 
     targets, retains = bench.targets(concept.name), bench.retained(concept.name)
-    few = spread(targets, budget.screening, budget.seeds[:1])
+    screen = partial(measure, spread(targets, budget.screening, budget.seeds[:1]))
     many = spread(targets, budget.targets, budget.seeds) + spread(retains, budget.retains, budget.seeds)
+    weigh = partial(measure, many)
     found: list[Tried] = []
     for ladder in ladders:
-        start = _climb(ladder, lambda candidate, rung: measure(candidate, rung, few), budget)
-        found.append(_settle(ladder, start.rung, lambda candidate, rung: measure(candidate, rung, many), budget))
+        start = _climb(ladder, screen, budget)
+        found.append(_settle(ladder, start.rung, weigh, budget))
         if found[-1].enough:
-            found.append(
-                _with_margin(ladder, found[-1], lambda candidate, rung: measure(candidate, rung, many), budget)
-            )
+            found.append(_with_margin(ladder, found[-1], weigh, budget))
             break
     best = found[-1] if found[-1].enough else max(found, key=lambda tried: tried.merit)
     log(f"{concept.name}: {told(best)}")

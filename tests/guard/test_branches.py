@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +13,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from saeuron_guard.guard.branches import stacks_branches, unconditional_rows
-from saeuron_guard.guard.guard import Guard
 from tests.tiny import HOOKPOINTS, draw, make_guard
-
-Attach = Callable[..., Guard]
 
 
 class Watch:
