@@ -79,7 +79,8 @@ def removal(
         if any(missing.values()):
             contest = _contest(
                 registry, model, prompts=(audit, anchor, calibration), judge=calibration_judge, seeds=seeds,
-                targets=targets, retains=retains, log=log,
+                targets=targets, retains=retains, steering=any("mean-difference" in left for left in missing.values()),
+                log=log,
             )  # fmt: skip
             order = [concept.name for concept in registry.concepts()]
             for concept, left in missing.items():
@@ -101,8 +102,10 @@ def _contest(
     seeds: tuple[int, ...],
     targets: int,
     retains: int,
+    steering: bool,
     log: Any,
 ) -> Contest:
+    """What the methods share; means of raw activations, which take a minute to gather, only for ``steering``."""
     from saeuron_guard.benchmark.removal import Contest
     from saeuron_guard.discovery.calibration import Calibrator, Grid
     from saeuron_guard.discovery.search import Budget
@@ -118,14 +121,16 @@ def _contest(
     record = registry.model(model)
     sampling = Sampling(record.steps, record.guidance, 16)
     hookpoints = list(dict.fromkeys(ready.hookpoints.values()))
-    statistics = collect_statistics(
-        ready.bench.pipe,
-        {hookpoint: lambda x: x for hookpoint in hookpoints},
-        find_prompt_set(anchor, role="anchor").prompts,
-        (31,),
-        sampling,
-        log,
-    )
+    statistics = {}
+    if steering:
+        statistics = collect_statistics(
+            ready.bench.pipe,
+            {hookpoint: lambda x: x for hookpoint in hookpoints},
+            find_prompt_set(anchor, role="anchor").prompts,
+            (31,),
+            sampling,
+            log,
+        )
     grid = Grid(arrangements=())
     return Contest(
         settings=ready.bench,
