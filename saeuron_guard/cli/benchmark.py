@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from saeuron_guard.cli.tables import aligned
 
 if TYPE_CHECKING:
     from saeuron_guard.benchmark.removal import Contest, Outcome, Summary
+    from saeuron_guard.registry.records import Calibration
     from saeuron_guard.registry.store import FeatureRegistry
 
 
@@ -59,96 +60,127 @@ def removal(
     """Remove each concept of MODEL by each method and let the audit judge count.
 
     Prints UA, IRA, CRA (the latter two relative to the unguarded images) and how often the other domain survives on
-    the target's own images. What OUT holds already, by concept and method, is not measured again.
+    the target's own images. What OUT holds already, by concept and method, is not measured again unless the concept has
+    been calibrated anew.
 
     \b
     Example:
       saeuron-guard benchmark removal emoji-canvas --concept pistol --concept Neon
     """
+    from saeuron_guard.benchmark.files import read_outcomes, write_outcomes
     from saeuron_guard.benchmark.removal import METHODS, summarise
     from saeuron_guard.registry.store import FeatureRegistry
 
-    known = read_outcomes(out)
     with FeatureRegistry.open() as registry, progress() as log:
+        plan = _Plan(model, audit, anchor, calibration, calibration_judge, seeds, targets, retains)
+        settings = plan.settings(registry)
+        known = read_outcomes(out, settings) if out and out.exists() else []
         wanted = [registry.concept(name) for name in concepts] or list(registry.concepts())
+        known = [found for found in known if _is_current(found, registry.calibration(model, found.concept))]
         measured = {(found.concept, found.method) for found in known}
         missing = {
             concept: [method for method in methods or METHODS if (concept.name, method) not in measured]
             for concept in wanted
         }
         if any(missing.values()):
-            contest = _contest(
-                registry, model, prompts=(audit, anchor, calibration), judge=calibration_judge, seeds=seeds,
-                targets=targets, retains=retains, steering=any("mean-difference" in left for left in missing.values()),
-                log=log,
-            )  # fmt: skip
+            steering = any("mean-difference" in left for left in missing.values())
+            contest = plan.contest(registry, steering=steering, log=log)
             order = [concept.name for concept in registry.concepts()]
             for concept, left in missing.items():
                 known += contest.outcomes(concept, registry.calibration(model, concept.name), left, log)
                 known.sort(key=lambda found: (order.index(found.concept), METHODS.index(found.method)))
-                _write(out, known)
+                if out:
+                    write_outcomes(out, settings, known)
     if layout == "json":
-        click.echo(json.dumps(_document(known), indent=2))
+        click.echo(json.dumps({"settings": settings, "outcomes": [asdict(outcome) for outcome in known]}, indent=2))
         return
     click.echo(_table(summarise(known)))
 
 
-def _contest(
-    registry: FeatureRegistry,
-    model: str,
-    *,
-    prompts: tuple[str, str, str],
-    judge: str,
-    seeds: tuple[int, ...],
-    targets: int,
-    retains: int,
-    steering: bool,
-    log: Any,
-) -> Contest:
-    """What the methods share; means of raw activations, which take a minute to gather, only for ``steering``."""
-    from saeuron_guard.benchmark.removal import Contest
-    from saeuron_guard.discovery.calibration import Calibrator, Grid
-    from saeuron_guard.discovery.search import Budget
-    from saeuron_guard.discovery.setup import set_up
-    from saeuron_guard.discovery.statistics import collect_statistics
-    from saeuron_guard.discovery.stream import Sampling
-    from saeuron_guard.discovery.workbench import Workbench
-    from saeuron_guard.judges.load import audit_judge, load_judge
-    from saeuron_guard.prompts.load import find_prompt_set
+def _is_current(outcome: Outcome, calibration: Calibration | None) -> bool:
+    """Whether the outcome is of the calibration that is registered now; a rival's does not depend on one."""
+    guards = outcome.method in ("guard", "guard-all-branches")
+    return not guards or (calibration is not None and outcome.setting == calibration.setting)
 
-    audit, anchor, calibration = prompts
-    ready = set_up(registry, model, calibration, judge)
-    record = registry.model(model)
-    sampling = Sampling(record.steps, record.guidance, 16)
-    hookpoints = list(dict.fromkeys(ready.hookpoints.values()))
-    statistics = {}
-    if steering:
-        statistics = collect_statistics(
-            ready.bench.pipe,
-            {hookpoint: lambda x: x for hookpoint in hookpoints},
-            find_prompt_set(anchor, role="anchor").prompts,
-            (31,),
-            sampling,
-            log,
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the command was asked for: names of the model, prompt sets and judge, seeds, images a concept."""
+
+    model: str
+    audit: str
+    anchor: str
+    calibration: str
+    judge: str
+    seeds: tuple[int, ...]
+    targets: int
+    retains: int
+
+    def settings(self, registry: FeatureRegistry) -> dict[str, Any]:
+        """What figures depend on, with the digest of everything that has one."""
+        from saeuron_guard.discovery.runs import prompts_digest
+        from saeuron_guard.judges.load import audit_judge, load_judge
+        from saeuron_guard.prompts.load import find_prompt_set
+
+        judges = {"audit": audit_judge(registry).name, "calibration": self.judge}
+        sets = {"audit": self.audit, "anchor": self.anchor, "calibration": self.calibration}
+        return {
+            "model": {"name": self.model, "fingerprint": registry.model(self.model).fingerprint},
+            **{
+                f"{role}_prompts": {"name": name, "digest": prompts_digest(find_prompt_set(name, role=role).prompts)}
+                for role, name in sets.items()
+            },
+            **{
+                f"{role}_judge": {"name": name, "digest": load_judge(name, registry).digest}
+                for role, name in judges.items()
+            },
+            "seeds": list(self.seeds),
+            "targets": self.targets,
+            "retains": self.retains,
+        }
+
+    def contest(self, registry: FeatureRegistry, *, steering: bool, log: Any) -> Contest:
+        """What the methods share; means of raw activations, which take a minute to gather, only for ``steering``."""
+        from saeuron_guard.benchmark.removal import Contest
+        from saeuron_guard.discovery.calibration import Calibrator, Grid
+        from saeuron_guard.discovery.search import Budget
+        from saeuron_guard.discovery.setup import set_up
+        from saeuron_guard.discovery.statistics import collect_statistics
+        from saeuron_guard.discovery.stream import Sampling
+        from saeuron_guard.discovery.workbench import Workbench
+        from saeuron_guard.judges.load import audit_judge, load_judge
+        from saeuron_guard.prompts.load import find_prompt_set
+
+        ready = set_up(registry, self.model, self.calibration, self.judge)
+        record = registry.model(self.model)
+        statistics = {}
+        if steering:
+            statistics = collect_statistics(
+                ready.bench.pipe,
+                {hookpoint: lambda x: x for hookpoint in dict.fromkeys(ready.hookpoints.values())},
+                find_prompt_set(self.anchor, role="anchor").prompts,
+                (31,),
+                Sampling(record.steps, record.guidance, 16),
+                log,
+            )
+        grid = Grid(arrangements=())
+        return Contest(
+            settings=ready.bench,
+            audit=Workbench(
+                ready.bench.pipe,
+                record,
+                load_judge(audit_judge(registry).name, registry),
+                find_prompt_set(self.audit, role="audit").prompts,
+            ),
+            calibrator=Calibrator(ready.bench, registry, ready.coders, ready.runs, grid=grid, budget=Budget(), log=log),
+            coders=ready.coders,
+            hookpoints=ready.hookpoints,
+            home=_home(registry, self.model),
+            statistics=statistics,
+            seeds=self.seeds,
+            targets=self.targets,
+            retains=self.retains,
         )
-    grid = Grid(arrangements=())
-    return Contest(
-        settings=ready.bench,
-        audit=Workbench(
-            ready.bench.pipe,
-            record,
-            load_judge(audit_judge(registry).name, registry),
-            find_prompt_set(audit, role="audit").prompts,
-        ),
-        calibrator=Calibrator(ready.bench, registry, ready.coders, ready.runs, grid=grid, budget=Budget(), log=log),
-        coders=ready.coders,
-        hookpoints=ready.hookpoints,
-        home=_home(registry, model),
-        statistics=statistics,
-        seeds=seeds,
-        targets=targets,
-        retains=retains,
-    )
 
 
 def _home(registry: FeatureRegistry, model: str) -> dict[str, str]:
@@ -158,30 +190,6 @@ def _home(registry: FeatureRegistry, model: str) -> dict[str, str]:
         domain = registry.concept(calibration.concept).domain
         uses.setdefault(domain, []).extend(point.sae for point in calibration.points)
     return {domain: max(sorted(set(names)), key=names.count) for domain, names in uses.items()}
-
-
-def _document(outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    return [asdict(outcome) for outcome in outcomes]
-
-
-def _write(path: Path | None, outcomes: list[Outcome]) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_document(outcomes), indent=1) + "\n", encoding="utf-8")
-
-
-def read_outcomes(path: Path | None) -> list[Outcome]:
-    """The outcomes in a file that ``--out`` wrote; none when there is no such file."""
-    from saeuron_guard.benchmark.removal import Outcome
-    from saeuron_guard.discovery.workbench import Effect, Share
-
-    if path is None or not path.exists():
-        return []
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        Outcome(**{**row, "effect": Effect(**{name: Share(**share) for name, share in row["effect"].items()})})
-        for row in rows
-    ]
 
 
 def _table(summaries: list[Summary]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from saeuron_guard.benchmark.files import read_outcomes
 from saeuron_guard.benchmark.removal import summarise
-from saeuron_guard.cli.benchmark import read_outcomes
 from saeuron_guard.registry.manifest import load_manifest
 from saeuron_guard.resources import data_folder
 

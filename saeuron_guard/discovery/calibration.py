@@ -188,6 +188,7 @@ def _figures(best: Tried) -> dict[str, float]:
     effect = best.effect
     return {
         "ua": effect.ua.value,
+        "ua_base": effect.ua_base.value,
         "n_target": float(effect.ua.n),
         "ira": effect.ira.value,
         "ira_base": effect.ira_base.value,

@@ -40,7 +40,8 @@ class Budget:
     ``targets`` and ``retains`` prompts at every seed tell what a rung does altogether; besides the one that screening
     found, up to ``steps`` of its neighbours are weighed like that.
     The gentlest rung that does well enough does so by a hair: one up to ``margin`` rungs harder is taken if that does
-    well enough, too.
+    well enough, too. ``doubtful_margin`` is for concepts that the judge misses often even in the unguarded images
+    (more than ``missed`` of them): it calls such a concept removed when another judge still sees it.
     """
 
     seeds: tuple[int, ...] = (7001, 7002, 7003)
@@ -50,6 +51,8 @@ class Budget:
     retains: int = 12
     steps: int = 3
     margin: int = 2
+    doubtful_margin: int = 3
+    missed: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,10 @@ def _settle(ladder: Ladder, rung: int, measure: Callable[[Candidate, int], Tried
 
 
 def _with_margin(ladder: Ladder, gentlest: Tried, measure: Callable[[Candidate, int], Tried], budget: Budget) -> Tried:
-    """The hardest rung up to ``margin`` above ``gentlest`` that does well enough, or ``gentlest``."""
-    for rung in range(min(gentlest.rung + budget.margin, len(ladder) - 1), gentlest.rung, -1):
+    """The hardest rung within the margin above ``gentlest`` that does well enough, or ``gentlest``."""
+    doubtful = gentlest.effect.ua_base.value > budget.missed
+    margin = budget.doubtful_margin if doubtful else budget.margin
+    for rung in range(min(gentlest.rung + margin, len(ladder) - 1), gentlest.rung, -1):
         tried = measure(ladder[rung], rung)
         if tried.enough:
             return tried

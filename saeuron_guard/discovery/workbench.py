@@ -41,12 +41,13 @@ class Share:
 class Effect:
     """What an intervention does, as UnlearnCanvas (arXiv 2402.11846) counts it.
 
-    ``ua``: target images that are no longer called the target; ``survival``: target images whose other domains are
-    still right; ``ira`` and ``cra``: retain images right in the target's domain / in the other ones.
+    ``ua``: target images that are not called the target; ``survival``: target images whose other domains are still
+    right; ``ira`` and ``cra``: retain images right in the target's domain / in the other ones.
     ``*_base``: the same without the intervention.
     """
 
     ua: Share
+    ua_base: Share
     survival: Share
     survival_base: Share
     ira: Share
@@ -116,8 +117,12 @@ class Workbench:
             ]
             return Share(sum(checks), len(checks))
 
+        def missed(labels: list[Labels]) -> Share:
+            return Share(sum(labels[row][domain] != concept for row in target), len(target))
+
         return Effect(
-            ua=Share(sum(guarded[row][domain] != concept for row in target), len(target)),
+            ua=missed(guarded),
+            ua_base=missed(base),
             survival=right(guarded, target, others),
             survival_base=right(base, target, others),
             ira=right(guarded, retain, (domain,)),

@@ -50,6 +50,7 @@ def effect_of(ua: int, ira: int = 10, cra: int = 10, survival: int = 10, *, of: 
     """An effect on ``of`` images each; ``base`` replaces some of the unguarded hits, which are otherwise all."""
     return Effect(
         ua=Share(ua, of),
+        ua_base=Share(base.get("ua_base", 0), of),
         survival=Share(survival, of),
         survival_base=Share(base.get("survival_base", of), of),
         ira=Share(ira, of),
@@ -251,6 +252,7 @@ def test_a_rivals_setting_is_chosen_by_one_judge_and_measured_by_the_other(
         best,
         Effect(
             ua=Share(3, 4),
+            ua_base=Share(0, 4),
             survival=Share(4, 4),
             survival_base=Share(3, 4),
             ira=Share(4, 4),

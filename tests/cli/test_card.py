@@ -14,7 +14,7 @@ from saeuron_guard.cli import card
 def outcome(concept: str, method: str, ua: int, ira: int) -> dict[str, Any]:
     """One outcome as ``benchmark removal`` writes it, of 10 images a group."""
     full = {"hits": 10, "n": 10}
-    effect = dict.fromkeys(("survival", "survival_base", "ira_base", "cra", "cra_base"), full)
+    effect = dict.fromkeys(("ua_base", "survival", "survival_base", "ira_base", "cra", "cra_base"), full)
     effect |= {"ua": {"hits": ua, "n": 10}, "ira": {"hits": ira, "n": 10}}
     return {"concept": concept, "domain": "object", "method": method, "setting": "sae n=1 x-1", "effect": effect}
 
@@ -28,7 +28,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         outcome("cat", "guard", 9, 10),
     ]
     path = tmp_path / "removal.json"
-    path.write_text(json.dumps(rows), encoding="utf-8")
+    path.write_text(json.dumps({"settings": {}, "outcomes": rows}), encoding="utf-8")
     monkeypatch.setattr(card, "_REMOVAL", path)
 
 

@@ -247,8 +247,8 @@ def test_the_setting_that_removes_and_keeps_is_calibrated(world: World, atlas: A
     assert calibration.concept == "pistol"
     assert calibration.points == calibration_at(world, setting).points
     assert calibration.figures == {
-        "ua": 1.0, "n_target": 4.0, "ira": 1.0, "ira_base": 1.0, "cra": 1.0, "cra_base": 1.0, "n_retain": 4.0,
-        "survival": 1.0, "survival_base": 1.0,
+        "ua": 1.0, "ua_base": 0.0, "n_target": 4.0, "ira": 1.0, "ira_base": 1.0, "cra": 1.0, "cra_base": 1.0,
+        "n_retain": 4.0, "survival": 1.0, "survival_base": 1.0,
     }  # fmt: skip
     assert world.hooks == 0
 
@@ -280,6 +280,7 @@ def imperfect(world: World, atlas: Atlas) -> Calibration:
         (CAT_IN_NOTO, "style"): 1,
         (CAT_IN_NEON, "style"): 1,
         (PISTOL_IN_NOTO, "style"): 2,
+        (PISTOL_IN_NOTO, "object"): 1,
         (PISTOL_IN_NEON, "style"): 1,
     }
     best = "tiny.objects n=2 x-4"
@@ -293,6 +294,7 @@ def test_figures_are_those_of_the_confirmation(world: World, imperfect: Calibrat
     assert imperfect.points == calibration_at(world, Setting(OBJECTS, 2, -4.0)).points
     assert imperfect.figures == {
         "ua": 1.0,
+        "ua_base": 0.25,
         "n_target": 4.0,
         "ira": 0.5,
         "ira_base": 0.75,
@@ -325,6 +327,8 @@ def test_provenance_tells_how_to_repeat_the_calibration(imperfect: Calibration) 
             "retains": 2,
             "steps": 3,
             "margin": 0,
+            "doubtful_margin": 3,
+            "missed": 0.1,
         },
         "libraries": {name: version(name) for name in ("diffusers", "torch", "transformers")},
     }

@@ -22,10 +22,14 @@ PROMPTS = tuple(
 
 
 class FakeBench:
-    """Knows what each setting does without drawing: (removal, retention) by setting, as whole percents."""
+    """Knows what each setting does without drawing: (removal, retention) by setting, as whole percents.
 
-    def __init__(self, does: dict[Any, tuple[int, int]]) -> None:
+    ``missed``: percent of the unguarded target images in which the judge doesn't see the target.
+    """
+
+    def __init__(self, does: dict[Any, tuple[int, int]], missed: int = 0) -> None:
         self.does = does
+        self.missed = missed
         self.drawn: list[Any] = []
 
     def targets(self, concept: str) -> tuple[Prompt, ...]:
@@ -48,6 +52,7 @@ class FakeBench:
         all_right = Share(100 * retains, 100 * retains)
         return Effect(
             ua=Share(removed * targets, 100 * targets),
+            ua_base=Share(self.missed * targets, 100 * targets),
             survival=Share(0, 0),
             survival_base=Share(0, 0),
             ira=Share(kept * retains, 100 * retains),
@@ -111,6 +116,15 @@ def test_a_harder_rung_is_taken_as_a_margin_where_it_harms_nothing(kept: tuple[i
     does = {0: (10, 100)} | {rung: (100, share) for rung, share in enumerate(kept, start=1)} | {4: (100, 100)}
     assert find(does, ladder(*range(5)), margin=2)[0] == chosen
     assert find(does, ladder(*range(5)))[0] == 1
+
+
+@pytest.mark.parametrize(("missed", "chosen"), [(0, 2), (10, 2), (11, 3), (30, 3)])
+def test_the_margin_is_wider_where_the_judge_misses_the_concept_anyway(missed: int, chosen: int) -> None:
+    """What the judge no longer sees tells less when it misses more than a tenth of the unguarded images."""
+    bench = FakeBench(dict.fromkeys(range(5), (100, 100)), missed)
+    budget = Budget(margin=2, doubtful_margin=3)
+    best = search(bench, PISTOL, [ladder(*range(5))], budget, lambda _line: None)  # type: ignore[arg-type]
+    assert best.candidate.setting == chosen
 
 
 def test_a_good_ladder_ends_the_search() -> None:
