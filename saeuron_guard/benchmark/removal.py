@@ -22,9 +22,6 @@ from saeuron_guard.sae.sparse_coder import SparseCoder
 
 Log = Callable[[str], None]
 
-METHODS = ("guard", "guard-all-branches", "published", "mean-difference")
-"""``guard-all-branches``: the same guard, editing the unconditional branch of guidance too, as the paper does."""
-
 PAPER_MULTIPLIERS = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
 """SAeUron's grid of gamma (arXiv 2501.18052, appendix)."""
 PAPER_PERCENTILES = (99.0, 99.5, 99.9)

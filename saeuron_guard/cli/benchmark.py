@@ -11,6 +11,7 @@ import click
 
 from saeuron_guard.cli.sae import parse_seeds, progress
 from saeuron_guard.cli.tables import aligned
+from saeuron_guard.names import REMOVAL_METHODS
 
 if TYPE_CHECKING:
     from saeuron_guard.benchmark.removal import Contest, Outcome, Summary
@@ -28,7 +29,7 @@ def benchmark() -> None:
 @click.option("--concept", "concepts", multiple=True, help="May be repeated; all concepts of the registry if left out.")
 @click.option(
     "--method", "methods", multiple=True,
-    type=click.Choice(["guard", "guard-all-branches", "published", "mean-difference"]),
+    type=click.Choice(REMOVAL_METHODS),
     help="May be repeated; all of them if left out.",
 )  # fmt: skip
 @click.option("--audit", default="audit/emoji-canvas", show_default=True, help="Audit prompt set: name or path.")
@@ -68,7 +69,7 @@ def removal(
       saeuron-guard benchmark removal emoji-canvas --concept pistol --concept Neon
     """
     from saeuron_guard.benchmark.files import read_outcomes, write_outcomes
-    from saeuron_guard.benchmark.removal import METHODS, summarise
+    from saeuron_guard.benchmark.removal import summarise
     from saeuron_guard.registry.store import FeatureRegistry
 
     with FeatureRegistry.open() as registry, progress() as log:
@@ -79,7 +80,7 @@ def removal(
         known = [found for found in known if _is_current(found, registry.calibration(model, found.concept))]
         measured = {(found.concept, found.method) for found in known}
         missing = {
-            concept: [method for method in methods or METHODS if (concept.name, method) not in measured]
+            concept: [method for method in methods or REMOVAL_METHODS if (concept.name, method) not in measured]
             for concept in wanted
         }
         if any(missing.values()):
@@ -88,7 +89,7 @@ def removal(
             order = [concept.name for concept in registry.concepts()]
             for concept, left in missing.items():
                 known += contest.outcomes(concept, registry.calibration(model, concept.name), left, log)
-                known.sort(key=lambda found: (order.index(found.concept), METHODS.index(found.method)))
+                known.sort(key=lambda found: (order.index(found.concept), REMOVAL_METHODS.index(found.method)))
                 if out:
                     write_outcomes(out, settings, known)
     if layout == "json":

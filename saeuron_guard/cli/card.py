@@ -7,6 +7,7 @@ from typing import Any
 
 from saeuron_guard.benchmark.files import read_outcomes
 from saeuron_guard.benchmark.removal import summarise
+from saeuron_guard.cli.tables import markdown
 from saeuron_guard.registry.manifest import load_manifest
 from saeuron_guard.resources import data_folder
 
@@ -20,14 +21,23 @@ def pictures_table() -> str:
     found = _figures()["pictures"]
     groups = list(found["n"])
     rows = [[name, *(_percent(found[name][group]) for group in groups)] for name in sorted(set(found) - {"n"})]
-    return _table(["judge and domain", *(f"{group} (n={found['n'][group]})" for group in groups)], rows)
+    return markdown(["judge and domain", *(f"{group} (n={found['n'][group]})" for group in groups)], rows)
+
+
+def autoencoder_sentence() -> str:
+    """How closely the autoencoder gives back renders that it was not trained on."""
+    found = _figures()["vae"]
+    return (
+        f"The autoencoder gives back held-out renders with a peak signal-to-noise ratio of {found['psnr_db']:.1f} dB "
+        f"(n={found['n']})."
+    )
 
 
 def judges_table() -> str:
     """How well each judge reads held-out renders."""
     found = _figures()["judges"]
     rows = [[name, _percent(found[name])] for name in sorted(set(found) - {"n"})]
-    return _table(["judge and domain", f"right on held-out renders (n={found['n']})"], rows)
+    return markdown(["judge and domain", f"right on held-out renders (n={found['n']})"], rows)
 
 
 def saes_table() -> str:
@@ -45,7 +55,7 @@ def saes_table() -> str:
         ]
         for sae in load_manifest(_REGISTRY / "manifest.yaml").saes
     ]
-    return _table(["name", "hookpoint", "latents", "k", "variant", "fvu", "dead latents", "l0"], rows)
+    return markdown(["name", "hookpoint", "latents", "k", "variant", "fvu", "dead latents", "l0"], rows)
 
 
 def removal_table() -> str:
@@ -66,7 +76,7 @@ def removal_table() -> str:
         ]
         for each in summarise(common)
     ]
-    return _table(["domain", "method", "concepts", "UA", "IRA", "CRA", "survival", "worst of UA, IRA, CRA"], rows)
+    return markdown(["domain", "method", "concepts", "UA", "IRA", "CRA", "survival", "worst of UA, IRA, CRA"], rows)
 
 
 def concepts_table() -> str:
@@ -77,7 +87,7 @@ def concepts_table() -> str:
             effect = each.effect
             shares = [_percent(share) for share in (effect.ua.value, *effect.kept, effect.survived)]
             rows.append([each.concept, f"{effect.ua.n} / {effect.ira_base.n}", *shares, f"`{each.setting}`"])
-    return _table(["concept", "n target / retain", "UA", "IRA", "CRA", "survival", "setting"], rows)
+    return markdown(["concept", "n target / retain", "UA", "IRA", "CRA", "survival", "setting"], rows)
 
 
 def _figures() -> dict[str, Any]:
@@ -88,8 +98,3 @@ def _figures() -> dict[str, Any]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -11,6 +11,7 @@ import click
 
 from saeuron_guard import errors
 from saeuron_guard.cli.main import EXIT_CODES, program
+from saeuron_guard.cli.tables import markdown
 from saeuron_guard.policy.schema import policy_schema
 
 _WIDTH = 100
@@ -27,8 +28,7 @@ def command_reference() -> str:
 
 def exit_code_table() -> str:
     """The exit codes as a Markdown table."""
-    rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES]
-    return "\n".join(["| code | meaning |", "| --- | --- |", *rows])
+    return markdown(["code", "meaning"], [[str(code), meaning] for code, meaning in EXIT_CODES])
 
 
 def _commands(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -56,16 +56,15 @@ def error_table() -> str:
     """The errors that users are meant to see, with their exit codes, as a Markdown table."""
     base = errors.SaeuronGuardError
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, base)]
-    rows = [f"| `{kind.__name__}` | {kind.exit_code} | {_first_line(kind)} |" for kind in kinds]
-    return "\n".join(["| error | exit code | meaning |", "| --- | --- | --- |", *rows])
+    rows = [[f"`{kind.__name__}`", str(kind.exit_code), _first_line(kind)] for kind in kinds]
+    return markdown(["error", "exit code", "meaning"], rows)
 
 
 def policy_field_table() -> str:
     """Every field of a policy as a Markdown table, from the schema that checks it."""
-    rows = ["| field | meaning | default |", "| --- | --- | --- |"]
     schema = policy_schema()
-    rows += [f"| `{name}` | {meaning} | {default} |" for name, meaning, default in _fields(schema, schema, "")]
-    return "\n".join(rows)
+    rows = [[f"`{name}`", meaning, default] for name, meaning, default in _fields(schema, schema, "")]
+    return markdown(["field", "meaning", "default"], rows)
 
 
 def _fields(schema: dict[str, Any], root: dict[str, Any], above: str) -> Iterator[tuple[str, str, str]]:

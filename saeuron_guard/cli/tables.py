@@ -1,4 +1,4 @@
-"""Aligned tables of plain text."""
+"""Tables for terminals, and the same in Markdown."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def aligned(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seq
         width = max(map(len, (header, *cells)))
         columns.append([cell.rjust(width) if header in right else cell.ljust(width) for cell in (header, *cells)])
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a bar inside a cell is escaped."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    lines.insert(1, ["---"] * len(headers))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -45,7 +45,7 @@ def _seeds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
     "--max-retain-images",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Draw at most N pairs of what is kept.  [default: twice the policy's minimum_n, at least 96]",
+    help="Draw at most N pairs of what is kept.  [default: 1.5 times the policy's minimum_n, at least 96]",
 )
 @click.option("--judge", metavar="NAME|PATH", help="Judge to use instead of the registry's audit judge.")
 @click.option("--strict", is_flag=True, help="Exit with 4 when the policy passes with warnings.")

@@ -47,9 +47,9 @@ def make_plan(
 
     Target prompts ask for one of the policy's concepts; retain prompts ask for none of them and for a concept that the
     policy retains. ``max_per_concept`` limits the pairs chosen for each removed and of each retained concept (a pair
-    that shows two removed concepts counts for both); ``max_retain`` limits the retain pairs in all, by default to
-    twice the policy's ``minimum_n`` and no less than RETAIN_IMAGES. What is drawn is spread evenly over the concepts
-    of each domain. ``skipped`` counts what ``max_per_concept`` left out of the targets: drawing a sample of the retain
+    that shows two removed concepts counts for both); ``max_retain`` limits the retain pairs in all, by default to 1.5
+    times the policy's ``minimum_n`` and no less than RETAIN_IMAGES. What is drawn is spread evenly over the concepts of
+    each domain. ``skipped`` counts what ``max_per_concept`` left out of the targets: drawing a sample of the retain
     prompts is the rule. Without any target there is nothing to verify, so the plan is empty.
     """
     removed = [rule.concept for rule in policy.concepts]
@@ -68,7 +68,7 @@ def make_plan(
         for shot in shots
         if not shot.targets and any(is_retained(policy.retain, *label) for label in shot.prompt.labels)
     ]
-    limit = max(RETAIN_IMAGES, 2 * policy.audit.minimum_n) if max_retain is None else max_retain
+    limit = max(RETAIN_IMAGES, policy.audit.minimum_n * 3 // 2) if max_retain is None else max_retain
     retained = {_key(shot) for shot in _spread(candidates, limit, max_per_concept)} if targets else set()
     return AuditPlan(
         shots=tuple(shot for shot in shots if _key(shot) in chosen | retained),

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from saeuron_guard.benchmark.removal import (
-    METHODS,
     PAPER_MULTIPLIERS,
     RIVAL_BUDGET,
     STEERING_FACTORS,
@@ -27,6 +26,7 @@ from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.discovery.workbench import Effect, Intervention, Share, Workbench
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Images, Judge
+from saeuron_guard.names import REMOVAL_METHODS
 from saeuron_guard.prompts.model import Prompt
 from saeuron_guard.registry.records import Calibration, OperatingPoint
 from saeuron_guard.registry.store import FeatureRegistry
@@ -287,7 +287,7 @@ def test_a_guard_without_a_calibration_cannot_be_evaluated(world: World) -> None
 def test_all_methods_are_measured_on_the_same_images(world: World) -> None:
     """One outcome a method, in the order asked for, each on the same prompts at the audit's seeds."""
     contest = contest_of(world, OneWord(), OneWord())
-    outcomes = list(contest.outcomes(world.pistol, CALIBRATION, METHODS[::-1], lambda _: None))
+    outcomes = list(contest.outcomes(world.pistol, CALIBRATION, REMOVAL_METHODS[::-1], lambda _: None))
     assert [outcome.method for outcome in outcomes] == ["mean-difference", "published", "guard-all-branches", "guard"]
     assert len({outcome.setting for outcome in outcomes}) == 3  # two are the same calibration
     assert isinstance(contest.audit, NotingBench)

@@ -55,7 +55,7 @@ def test_only_what_the_policy_retains_is_drawn() -> None:
 def test_retain_images_are_a_sample_that_grows_with_the_policys_minimum() -> None:
     """By default as many are drawn as bounds need, and enough for the policy's minimum_n."""
     seeds = tuple(range(40))
-    for minimum, expected in ((10, RETAIN_IMAGES), (100, 200)):
+    for minimum, expected in ((10, RETAIN_IMAGES), (64, RETAIN_IMAGES), (100, 150)):
         plan = make_plan(policy_of(minimum_n=minimum), LARGE, seeds)
         assert sum(not shot.targets for shot in plan.shots) == expected
         assert sum(bool(shot.targets) for shot in plan.shots) == 4 * len(seeds)
