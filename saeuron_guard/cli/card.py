@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from saeuron_guard.benchmark.files import read_outcomes
@@ -14,6 +15,8 @@ from saeuron_guard.resources import data_folder
 _REGISTRY = data_folder("registry")
 _REMOVAL = _REGISTRY / "benchmarks" / "emoji-canvas-removal.json"
 """What ``benchmark removal`` found with the shipped calibrations."""
+_HELD_OUT = _REGISTRY / "benchmarks" / "emoji-canvas-held-out-removal.json"
+"""The same on pairs of an object and a style that the model was never trained on."""
 
 
 def pictures_table() -> str:
@@ -63,7 +66,16 @@ def removal_table() -> str:
 
     Over the concepts that all methods were measured on.
     """
-    found = read_outcomes(_REMOVAL)
+    return _comparison(_REMOVAL)
+
+
+def held_out_table() -> str:
+    """The same on pairs that the model never saw together."""
+    return _comparison(_HELD_OUT)
+
+
+def _comparison(path: Path) -> str:
+    found = read_outcomes(path)
     methods = {each.method for each in found}
     common = [each for each in found if methods == {other.method for other in found if other.concept == each.concept}]
     rows = [
