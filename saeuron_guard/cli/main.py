@@ -25,7 +25,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "policy": LazyCommand(
         "saeuron_guard.cli.policy:policy",
         "Check, explain and describe policy files.",
-        members=("saeuron_guard.cli.explain:explain",),
+        members=("saeuron_guard.cli.explain:explain", "saeuron_guard.cli.plan:plan"),
     ),
     "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),
@@ -46,6 +46,7 @@ EXIT_CODES: Final = (
     (2, "wrong usage, or a file that people write (policy, prompt set) is not valid"),
     (3, "could not evaluate, or a model, database or other artefact is not as expected"),
     (4, "passed with warnings under --strict"),
+    (5, "policy plan --detailed-exitcode: something changes"),
     (130, "interrupted from the keyboard"),
 )
 
