@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saeuron_guard.compiler.plan import Change, plan_policies
@@ -27,6 +27,7 @@ def with_rule(policy: Policy, **changes: object) -> Policy:
     return replace(policy, concepts=(replace(policy.concepts[0], **changes), *policy.concepts[1:]))
 
 
+@settings(max_examples=40)
 @given(worlds())
 def test_nothing_changes_between_a_policy_and_itself(world: tuple[Policy, PretendRegistry]) -> None:
     """Also when the rules stand in another order, and when only names and texts differ."""
@@ -36,6 +37,7 @@ def test_nothing_changes_between_a_policy_and_itself(world: tuple[Policy, Preten
     assert plan_policies(policy, other, registry).changes == ()
 
 
+@settings(max_examples=40)
 @given(worlds(), st.sampled_from((0.0, 0.5, 1.0, 2.0)), st.booleans())
 def test_the_way_back_undoes_every_change(world: tuple[Policy, PretendRegistry], strength: float, drop: bool) -> None:
     """Of the plan the other way round, before and after are exchanged, and what tightened loosens."""
@@ -53,6 +55,7 @@ def test_the_way_back_undoes_every_change(world: tuple[Policy, PretendRegistry],
     assert mirrored == set(there.changes)
 
 
+@settings(max_examples=40)
 @given(worlds(), st.data())
 def test_each_field_that_is_stricter_tightens(world: tuple[Policy, PretendRegistry], data: st.DataObject) -> None:
     """One field of the policy changes: the plan names it with both values, and says which way it goes."""
@@ -71,6 +74,7 @@ def test_each_field_that_is_stricter_tightens(world: tuple[Policy, PretendRegist
     assert change.before != change.after
 
 
+@settings(max_examples=40)
 @given(worlds())
 def test_more_concepts_tighten_and_fewer_retained_ones_loosen(world: tuple[Policy, PretendRegistry]) -> None:
     """A rule that comes, a rule of strength 0 that comes (which does nothing), and a retained concept that goes."""
@@ -86,6 +90,7 @@ def test_more_concepts_tighten_and_fewer_retained_ones_loosen(world: tuple[Polic
     assert (change.section, change.after, change.effect) == ("retain", None, "loosens")
 
 
+@settings(max_examples=40)
 @given(worlds())
 def test_features_follow_the_rules(world: tuple[Policy, PretendRegistry]) -> None:
     """With every rule at strength 0 no feature is edited: all those of the old guard are removed."""
@@ -97,6 +102,7 @@ def test_features_follow_the_rules(world: tuple[Policy, PretendRegistry]) -> Non
     assert {change.after for change in features} == {None}
 
 
+@settings(max_examples=40)
 @given(worlds())
 def test_a_policy_that_does_not_compile_has_no_plan(world: tuple[Policy, PretendRegistry]) -> None:
     """On either side; the error is the compiler's."""
