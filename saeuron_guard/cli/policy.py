@@ -35,7 +35,7 @@ class _Checked:
 
 @policy.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILES...")
-@click.option("--format", "layout", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "layout", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option(
     "--registry/--no-registry",
     "known",
@@ -47,7 +47,8 @@ class _Checked:
 def validate(ctx: click.Context, files: tuple[str, ...], layout: str, known: bool) -> None:
     """Check policies and the audit prompts that they name; report every problem of every file.
 
-    Each problem is a line "file:line:column: message". Exits with 0 when all files are valid, else with 2.
+    Each problem is a line "file:line:column: message"; with --format github a workflow command that marks the place in
+    a pull request. Exits with 0 when all files are valid, else with 2.
 
     \b
     Example:
@@ -130,9 +131,22 @@ def _check_names(checked: list[_Checked]) -> list[_Checked]:
 def _print(checked: list[_Checked], layout: str) -> None:
     if layout == "json":
         click.echo(json.dumps({"files": [_as_json(one) for one in checked]}, indent=2, ensure_ascii=False))
+    elif layout == "github":
+        for problem in (problem for one in checked for problem in one.problems):
+            click.echo(_as_annotation(problem))
     else:
         for one in checked:
             click.echo(_as_text(one))
+
+
+def _as_annotation(problem: Problem) -> str:
+    """The problem as GitHub's workflow command ``error``, in its escapes; a whole file's problem is put at line 1."""
+
+    def escaped(text: str, more: str = "") -> str:
+        return "".join(f"%{ord(letter):02X}" if letter in "%\r\n" + more else letter for letter in text)
+
+    place = f"file={escaped(problem.file, ':,')},line={problem.line or 1},col={problem.column or 1}"
+    return f"::error {place}::{escaped(problem.message)}"
 
 
 def _as_text(checked: _Checked) -> str:

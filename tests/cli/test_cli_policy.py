@@ -56,6 +56,17 @@ def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> Non
     ]
 
 
+def test_github_marks_the_same_places(faulty: Path, tmp_path: Path) -> None:
+    """One workflow command a problem, nothing for a valid file; what the command's syntax needs is escaped."""
+    odd = tmp_path / "50%, a:b.yaml"
+    result = run("validate", "--no-registry", "--format", "github", faulty, WEAPONS, odd)
+    assert result.exit_code == 2
+    lines = result.output.splitlines()
+    assert lines[1] == f"::error file={faulty},line=5,col=3::unknown key 'nmae' (metadata.nmae). Did you mean 'name'?"
+    assert lines[3:] == [f"::error file={tmp_path}/50%25%2C a%3Ab.yaml,line=1,col=1::there is no such file"]
+    assert run("validate", "--no-registry", "--format", "github", WEAPONS).output == ""
+
+
 def test_json_tells_the_same(faulty: Path) -> None:
     """The same problems as data, and the same exit code."""
     result = run("validate", "--no-registry", "--format", "json", faulty, WEAPONS)
