@@ -35,9 +35,10 @@ def read_outcomes(path: Path, settings: Settings | None = None) -> list[Outcome]
         measured_with = document["settings"]
         outcomes = [_outcome(row) for row in document["outcomes"]]
         differing = sorted(name for name in settings or {} if measured_with.get(name) != (settings or {})[name])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtefactError(
-            f"{path}: not what a removal benchmark writes ({error}); remove it or write to another file"
+            f"{path}: not what a removal benchmark writes, an object with settings and outcomes; "
+            "remove it or write to another file"
         ) from None
     if settings is not None and differing:
         name = differing[0]

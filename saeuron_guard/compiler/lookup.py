@@ -49,7 +49,7 @@ def look_up(policy: Policy, registry: FeatureSource) -> Lookup:
     problems: list[Problem] = []
     model = models.get(policy.model)
     if model is None:
-        problems.append(Problem(policy.file, 0, 0, _unknown("model", policy.model, models)))
+        problems.append(_problem(policy.model_place, _unknown("model", policy.model, models)))
     points: list[RulePoint] = []
     for number, rule in enumerate(policy.concepts):
         if rule.concept not in concepts:

@@ -215,4 +215,5 @@ def _policy_against(concept: str, model: str, branches: str, threshold: str) -> 
         audit=Audit("", (), 1, place),
         digest="",
         file="calibration",
+        model_place=place,
     )

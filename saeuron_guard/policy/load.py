@@ -77,6 +77,7 @@ def _policy(document: Document) -> Policy:
         audit=_audit(document),
         digest="",
         file=document.file,
+        model_place=_place(document, ("target", "model")),
     )
     return dataclasses.replace(policy, digest=digest_of(_meaning(policy)))
 

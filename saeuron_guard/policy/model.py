@@ -71,3 +71,4 @@ class Policy:
     audit: Audit
     digest: str
     file: str
+    model_place: Place

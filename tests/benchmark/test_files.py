@@ -55,7 +55,7 @@ def test_other_settings_are_refused(path: Path, name: str, value: Any) -> None:
 def test_another_document_is_refused(path: Path, change: Any) -> None:
     """Whatever part is of another kind, missing or too many, the error names the file and what to do."""
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
-    with pytest.raises(ArtefactError, match=r"removal\.json: not what a removal benchmark writes .*remove it"):
+    with pytest.raises(ArtefactError, match=r"removal\.json: not what a removal benchmark writes.*remove it"):
         read_outcomes(path, SETTINGS)
 
 

@@ -60,7 +60,7 @@ def worlds(draw: st.DrawFn) -> tuple[Policy, PretendRegistry]:
     retain = Retain(("object",), (), 0.1, HERE)
     audit = Audit("none", (1,), 20, HERE)
     return Policy(
-        "p", "1.0.0", "o", "", "tiny", "all", "midpoint", rules, retain, audit, digest("p"), "policy.yaml"
+        "p", "1.0.0", "o", "", "tiny", "all", "midpoint", rules, retain, audit, digest("p"), "policy.yaml", HERE
     ), registry
 
 

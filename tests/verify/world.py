@@ -107,6 +107,7 @@ def policy_of(*, strength: float = 1.0, max_loss: float = 1.0, removal: float = 
         audit=Audit("tiny-audit", (1, 2), minimum_n, PLACE),
         digest="sha256:" + "4" * 64,
         file="policy.yaml",
+        model_place=PLACE,
     )
 
 
