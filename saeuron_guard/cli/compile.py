@@ -49,6 +49,8 @@ def refuse_to_lose_files(folder: Path, force: bool) -> None:
 
     ``force`` allows a guard to be replaced, never a folder that holds anything else.
     """
+    if folder.is_symlink():
+        raise ArtefactError(f"{folder} is a symbolic link; name the folder that it should lead to")
     if folder.exists() and not folder.is_dir():
         raise ArtefactError(f"{folder} is a file; name a folder")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -64,14 +66,17 @@ def write_guard(config: GuardConfig, root: Path, folder: Path) -> None:
     from saeuron_guard.guard.guard import Guard
 
     guard = Guard.from_config(config, root)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        written = Path(scratch) / "guard"
-        written.mkdir()
-        guard.save(written)
-        if folder.exists():
-            folder.rename(Path(scratch) / "replaced")
-        shutil.move(written, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            written = Path(scratch) / "guard"
+            written.mkdir()
+            guard.save(written)
+            if folder.exists():
+                folder.rename(Path(scratch) / "replaced")
+            shutil.move(written, folder)
+    except OSError as error:
+        raise ArtefactError(f"{folder}: the guard cannot be written there ({error}); name another folder") from None
 
 
 def summary(config: GuardConfig) -> str:

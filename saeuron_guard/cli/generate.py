@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--policy", "file", type=click.Path(path_type=Path), required=True, help="Policy to guard with.")
 @click.option("--prompt", required=True, help="What to draw.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same picture."
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="The same seed, the same picture."
 )
 @click.option(
     "--out",

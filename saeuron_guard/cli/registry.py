@@ -131,7 +131,7 @@ def show(name: str, database: str | None, features: int, layout: str) -> None:
     \b
     Example:
       saeuron-guard registry show pistol
-      saeuron-guard registry show emoji-canvas/objects:17
+      saeuron-guard registry show emoji-canvas-up1-attn1:17
     """
     from saeuron_guard.cli.registry_text import concept_lines, feature_lines
     from saeuron_guard.registry.pages import concept_page, feature_page

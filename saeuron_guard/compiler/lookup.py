@@ -12,6 +12,7 @@ from saeuron_guard.registry.records import Calibration, ConceptRecord, ModelReco
 from saeuron_guard.wording import did_you_mean, quote
 
 LIST_HINT = 'List them with "saeuron-guard registry list".'
+MODELS_HINT = 'List them with "saeuron-guard registry list --models".'
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def _retained(policy: Policy, concepts: dict[str, ConceptRecord], problems: list
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"unknown {kind} {quote(name)}.{did_you_mean(name, known)} {LIST_HINT}"
+    hint = MODELS_HINT if kind == "model" else LIST_HINT
+    return f"unknown {kind} {quote(name)}.{did_you_mean(name, known)} {hint}"
 
 
 def _problem(place: Place, message: str) -> Problem:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saeuron_guard.discovery.workbench import Workbench
 from saeuron_guard.errors import CannotEvaluate
-from saeuron_guard.judges.load import load_judge
+from saeuron_guard.judges.load import load_calibration_judge
 from saeuron_guard.pipelines.load import load_pipeline
 from saeuron_guard.prompts.load import find_prompt_set
 from saeuron_guard.registry.store import FeatureRegistry
@@ -39,7 +39,7 @@ def set_up(
     bench = Workbench(
         load_pipeline(model, registry=registry),
         registry.model(model),
-        load_judge(judge, registry),
+        load_calibration_judge(judge, registry),
         find_prompt_set(prompts, role="calibration").prompts,
         batch_size=batch_size,
     )

@@ -45,6 +45,8 @@ def write_bundle(folder: Path, config: GuardConfig, coders: Mapping[str, SparseC
         # one entry, since safetensors writes several in an order of its own, anew in every process
         save_file(tensors, folder / WEIGHTS_FILE, metadata={ABOUT: json.dumps(about, sort_keys=True)})
         (folder / CONFIG_FILE).write_text(guard_json(config), encoding="utf-8")
+        # safetensors makes files that only their owner may read; a guard is compiled by one account and run by another
+        (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"{folder}: the guard cannot be written ({error})") from None
 

@@ -41,6 +41,23 @@ def load_judge(name_or_path: str | Path, registry: FeatureRegistry) -> Judge:
     )
 
 
+def load_calibration_judge(name_or_path: str, registry: FeatureRegistry) -> Judge:
+    """As ``load_judge``, for a judge that settings are chosen with.
+
+    Raises CannotEvaluate for one that the registry keeps for audits, by whatever name or folder it is given: what
+    chose a setting cannot say how well the setting does.
+    """
+    judge = load_judge(name_or_path, registry)
+    for record in registry.judges():
+        if record.role == "audit" and judge.digest == _registered(record, registry.artefact_root).digest:
+            others = ", ".join(other.name for other in registry.judges() if other.role == "calibration")
+            raise CannotEvaluate(
+                f"judge {record.name!r} is kept for audits, so no setting may be chosen with it; "
+                f"for calibration there is: {others or 'none yet'}"
+            )
+    return judge
+
+
 def audit_judge(registry: FeatureRegistry) -> JudgeRecord:
     """The registry's one judge with the role ``audit``; raises CannotEvaluate when there is none or a choice."""
     names = [record for record in registry.judges() if record.role == "audit"]

@@ -6,6 +6,7 @@ Errors of the driver become RegistryError with the place and what to do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from saeuron_guard.errors import RegistryError
 
 DATABASE_VARIABLE: Final = "SAEURON_GUARD_DATABASE"
+
+BUILT_FILE: Final = "registry.sqlite"
+"""Name of the database that is built from the shipped manifest, and may be deleted at any time."""
 
 BUSY_SECONDS: Final = 60
 """How long a connection waits for another process that is writing; a first build takes a few seconds."""
@@ -46,14 +50,22 @@ def engine_for(url: str) -> Engine:
             _prepare_sqlite(engine)
         else:
             engine = create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise RegistryError(
-            f"not a database URL: {url!r} ({error}); write sqlite:////path/to/registry.sqlite or "
+            f"not a database URL: {_without_password(url)!r} ({error}); write sqlite:////path/to/registry.sqlite or "
             "postgresql+psycopg://user@host/database"
         ) from error
     except ImportError as error:
-        raise RegistryError(f"{shown(url)}: the database driver is not installed ({error})") from error
+        raise RegistryError(
+            f"{shown(url)}: the database driver is not installed ({error}); "
+            'SQLite needs none, PostgreSQL needs psycopg: pip install "psycopg[binary]"'
+        ) from error
     return engine
+
+
+def _without_password(text: str) -> str:
+    """``text``, which need not be a URL, without what stands where a URL has its password."""
+    return re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", text)
 
 
 def shown(url: str | URL) -> str:
@@ -142,7 +154,11 @@ def _clear_errors(engine: Engine) -> Iterator[None]:
         where = shown(engine.url)
         cause = str(error.orig).strip()
         if any(sign in cause for sign in ("not a database", "malformed", "no such table", "no such column")):
-            advice = "it is damaged or something else: delete it, and the next command builds it from the manifest"
+            advice = "it is damaged or something else: " + (
+                "delete it, and the next command builds it from the manifest"
+                if Path(str(engine.url.database)).name == BUILT_FILE and configured_url() is None
+                else f"name another database in {DATABASE_VARIABLE} or --database, or restore this one from a copy"
+            )
         else:
             advice = "check that it exists, may be read and written, and accepts connections"
         raise RegistryError(f"{where}: {cause}; {advice}") from error

@@ -11,7 +11,7 @@ from saeuron_guard.errors import RegistryError
 from saeuron_guard.names import FEATURE
 from saeuron_guard.registry import queries
 from saeuron_guard.registry.build import bring_up_to_date, stored_digest
-from saeuron_guard.registry.database import configured_url, engine_for, exists, reading, shown, sqlite_url
+from saeuron_guard.registry.database import BUILT_FILE, configured_url, engine_for, exists, reading, shown, sqlite_url
 from saeuron_guard.registry.migrate import migrate_command, require_current
 from saeuron_guard.registry.records import (
     Calibration,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 MANIFEST = "manifest.yaml"
-DATABASE = "registry.sqlite"
 
 
 class _Named(Protocol):
@@ -73,7 +72,7 @@ class FeatureRegistry:
         """Open the database at ``url``, migrated, and holding what ``manifest`` (None: the shipped one) says."""
         path = (manifest or data_folder("registry") / MANIFEST).absolute()
         folder = path.parent if manifest is not None else state_folder()
-        engine = engine_for(url or sqlite_url(folder / DATABASE))
+        engine = engine_for(url or sqlite_url(folder / BUILT_FILE))
         try:
             bring_up_to_date(engine, path)
         except BaseException:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from saeuron_guard.cli.compile import refuse_to_lose_files
 from saeuron_guard.cli.main import program
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.resources import data_folder
 from tests.compiler.test_cases import compile_case
 
 CASE = Path(__file__).parents[1] / "compiler" / "cases" / "stronger-rule-keeps-shared-feature"
@@ -87,3 +88,35 @@ def test_other_files_are_never_replaced(folder: Path, force: bool) -> None:
         refuse_to_lose_files(folder, force)
     with pytest.raises(ArtefactError, match="is a file"):
         refuse_to_lose_files(folder / "thesis.tex", force)
+
+
+@pytest.mark.parametrize("leads_to", ["nowhere", "folder"])
+def test_a_symbolic_link_is_neither_followed_nor_replaced(tmp_path: Path, leads_to: str) -> None:
+    """Whether it dangles or leads to an empty folder; a folder of that name beside it may be written."""
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / leads_to)
+    with pytest.raises(ArtefactError, match="link is a symbolic link"):
+        refuse_to_lose_files(link, force=True)
+    assert link.is_symlink()
+    refuse_to_lose_files(tmp_path / "folder", force=False)
+
+
+def test_a_place_that_cannot_be_written_is_an_error_for_users(tmp_path: Path) -> None:
+    """A folder below a file: one message, exit code 3, and the file stays as it was."""
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    policy = data_folder("policies") / "no-weapons.yaml"
+    result = CliRunner().invoke(program, ["compile", str(policy), "--out", str(tmp_path / "file" / "guard")])
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 3
+    assert "the guard cannot be written there" in result.stderr
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_all_files_of_a_guard_may_be_read_by_the_same_accounts(tmp_path: Path) -> None:
+    """The weights are no more private than the configuration: one account compiles, another runs the pipeline."""
+    policy = data_folder("policies") / "no-weapons.yaml"
+    result = CliRunner().invoke(program, ["compile", str(policy), "--out", str(tmp_path / "guard")])
+    assert result.exit_code == 0, result.stderr
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "guard").iterdir()}
+    assert modes["guard.safetensors"] == modes["guard.json"]

@@ -16,9 +16,10 @@ from saeuron_guard.digests import digest_of_file
 from saeuron_guard.errors import ArtefactError, CannotEvaluate
 from saeuron_guard.judges.classifier import ClassifierJudge
 from saeuron_guard.judges.clip import ClipJudge
-from saeuron_guard.judges.load import audit_judge, load_judge
+from saeuron_guard.judges.load import audit_judge, load_calibration_judge, load_judge
 from saeuron_guard.pipelines.emoji_canvas.classifier import ResidualClassifier
 from saeuron_guard.registry.records import ConceptRecord, JudgeRecord
+from saeuron_guard.registry.store import FeatureRegistry
 
 LABELS = {"object": ("cat", "pistol"), "style": ("Neon", "Noto")}
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
@@ -153,3 +154,13 @@ def test_two_classifiers_of_one_domain_are_refused(classifiers: Path) -> None:
         ClassifierJudge.load(classifiers)
     with pytest.raises(ArtefactError, match="no classifier"):
         ClassifierJudge.load(classifiers.parent.parent)
+
+
+def test_no_setting_is_chosen_with_the_audit_judge() -> None:
+    """By its registered name and by its folder; the registry's calibration judge is taken."""
+    with FeatureRegistry.open() as registry:
+        record = audit_judge(registry)
+        for name in (record.name, str(registry.artefact_root / record.path)):
+            with pytest.raises(CannotEvaluate, match=r"is kept for audits.* there is: emoji-canvas-judges"):
+                load_calibration_judge(name, registry)
+        assert load_calibration_judge("emoji-canvas-judges", registry).name == "emoji-canvas-judges"

@@ -168,3 +168,22 @@ def test_opening_the_registry_loads_neither_torch_nor_alembic(manifest: Path) ->
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout.split() == ["sqlalchemy"]
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:secretpw@host/x", "http://u:secretpw@host/x", "postgresql://u:secretpw@host:notaport/x"]
+)
+def test_a_url_that_makes_no_sense_is_told_without_its_password(url: str) -> None:
+    """Another scheme, or a port that is no number: the message names the URL and what to write, not the password."""
+    with pytest.raises(RegistryError, match=r"not a database URL: '\w+://u:\*\*\*@host.*write sqlite:") as caught:
+        FeatureRegistry.open(url)
+    assert "secretpw" not in str(caught.value)
+
+
+def test_nobody_is_told_to_delete_a_database_of_their_own(tmp_path: Path) -> None:
+    """A file that was named by URL may be anything: it is to be replaced by another name, not deleted."""
+    path = tmp_path / "garbage.db"
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(RegistryError, match="name another database in SAEURON_GUARD_DATABASE") as caught:
+        FeatureRegistry.open(f"sqlite:///{path}")
+    assert "delete it" not in str(caught.value)
