@@ -6,8 +6,9 @@ judge, as a calibration is; the audit judge and the audit seeds see no setting b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 
@@ -32,13 +33,17 @@ RIVAL_BUDGET = Budget(seeds=(7001,), targets=8, retains=16, steps=1, margin=0)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one method did to one concept on the audit images; ``setting`` in words."""
+    """What one method did to one concept on the audit images; ``setting`` in words.
+
+    ``became``: what the judge calls the concept's own images, most often first; empty in files of older releases.
+    """
 
     concept: str
     domain: str
     method: str
     setting: str
     effect: Effect
+    became: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,14 @@ class Contest:
         images += spread(self.audit.retained(concept.name), max(1, self.retains // len(self.seeds)), self.seeds)
         for method in methods:
             candidate = self._candidate(concept, calibration, method, log)
-            effect = self.audit.effect(concept.name, concept.domain, candidate.intervention, images)
-            outcome = Outcome(concept.name, concept.domain, method, candidate.name, effect)
+            guarded = self.audit.judged(candidate.intervention, images)
+            effect = self.audit.compared(concept.name, concept.domain, guarded, images)
+            became = Counter(
+                labels[concept.domain]
+                for (prompt, _), labels in zip(images, guarded, strict=True)
+                if prompt.shows(concept.name)
+            )
+            outcome = Outcome(concept.name, concept.domain, method, candidate.name, effect, dict(became.most_common()))
             log(describe(outcome))
             yield outcome
 

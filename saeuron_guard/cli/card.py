@@ -98,8 +98,13 @@ def concepts_table() -> str:
         if each.method == "guard":
             effect = each.effect
             shares = [_percent(share) for share in (effect.ua.value, *effect.kept, effect.survived)]
-            rows.append([each.concept, f"{effect.ua.n} / {effect.ira_base.n}", *shares, f"`{each.setting}`"])
-    return markdown(["concept", "n target / retain", "UA", "IRA", "CRA", "survival", "setting"], rows)
+            sizes = f"{effect.ua.n} / {effect.ira_base.n}"
+            rows.append([each.concept, sizes, *shares, _became(each.became), f"`{each.setting}`"])
+    return markdown(["concept", "n target / retain", "UA", "IRA", "CRA", "survival", "most became", "setting"], rows)
+
+
+def _became(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in list(counts.items())[:3])
 
 
 def _figures() -> dict[str, Any]:

@@ -102,7 +102,12 @@ class Workbench:
         self, concept: str, domain: str, intervention: Intervention, images: Sequence[tuple[Prompt, int]]
     ) -> Effect:
         """Draw ``images`` (prompt, seed) under ``intervention`` and compare them with the unguarded ones."""
-        guarded = self.judged(intervention, images)
+        return self.compared(concept, domain, self.judged(intervention, images), images)
+
+    def compared(
+        self, concept: str, domain: str, guarded: list[Labels], images: Sequence[tuple[Prompt, int]]
+    ) -> Effect:
+        """What separates ``guarded``, the labels of ``images`` under an intervention, from the unguarded ones."""
         base = self.base(images)
         others = tuple(name for name in self.domains if name != domain)
         target = [row for row, (prompt, _) in enumerate(images) if prompt.shows(concept)]

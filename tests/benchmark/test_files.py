@@ -16,7 +16,7 @@ from saeuron_guard.errors import ArtefactError
 
 SETTINGS = {"seeds": [1, 2], "audit_judge": {"name": "a judge", "digest": "sha256:00"}}
 EFFECT = Effect(*(Share(number, 10 + number) for number in range(len(fields(Effect)))))
-OUTCOMES = [Outcome("pistol", "object", "guard", "sae n=1 x-1", EFFECT)]
+OUTCOMES = [Outcome("pistol", "object", "guard", "sae n=1 x-1", EFFECT, {"cat": 3, "dog": 1})]
 
 
 @pytest.fixture

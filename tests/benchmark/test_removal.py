@@ -30,7 +30,7 @@ from saeuron_guard.names import REMOVAL_METHODS
 from saeuron_guard.prompts.model import Prompt
 from saeuron_guard.registry.records import Calibration, OperatingPoint
 from saeuron_guard.registry.store import FeatureRegistry
-from tests.discovery.atlas import NO_SETTING, Atlas, AtlasJudge, Does, World, draw_atlas, open_world
+from tests.discovery.atlas import ELSE, NO_SETTING, Atlas, AtlasJudge, Does, World, draw_atlas, open_world
 from tests.registry.synthetic import Synthetic, write_synthetic_registry
 from tests.tiny import make_coder
 from tests.verify.world import PROMPTS
@@ -260,6 +260,7 @@ def test_a_rivals_setting_is_chosen_by_one_judge_and_measured_by_the_other(
             cra=Share(2, 4),
             cra_base=Share(3, 4),
         ),
+        {ELSE: 3, "pistol": 1},
     )
     assert log[-1] == describe(outcome)
     assert world.hooks == 0

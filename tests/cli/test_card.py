@@ -16,7 +16,8 @@ def outcome(concept: str, method: str, ua: int, ira: int) -> dict[str, Any]:
     full = {"hits": 10, "n": 10}
     effect = dict.fromkeys(("ua_base", "survival", "survival_base", "ira_base", "cra", "cra_base"), full)
     effect |= {"ua": {"hits": ua, "n": 10}, "ira": {"hits": ira, "n": 10}}
-    return {"concept": concept, "domain": "object", "method": method, "setting": "sae n=1 x-1", "effect": effect}
+    return {"concept": concept, "domain": "object", "method": method, "setting": "sae n=1 x-1", "effect": effect,
+            "became": {"cat": 7, "dog": 2, "pig": 1, "car": 1}}  # fmt: skip
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def test_methods_are_compared_on_the_same_concepts() -> None:
         "| object | published | 1 | 100.0 % | 50.0 % | 100.0 % | 100.0 % | 50.0 % (pistol) |",
     ]
     assert card.concepts_table().splitlines()[2:] == [
-        "| pistol | 10 / 10 | 100.0 % | 80.0 % | 100.0 % | 100.0 % | `sae n=1 x-1` |",
-        "| cat | 10 / 10 | 90.0 % | 100.0 % | 100.0 % | 100.0 % | `sae n=1 x-1` |",
+        "| pistol | 10 / 10 | 100.0 % | 80.0 % | 100.0 % | 100.0 % | cat 7, dog 2, pig 1 | `sae n=1 x-1` |",
+        "| cat | 10 / 10 | 90.0 % | 100.0 % | 100.0 % | 100.0 % | cat 7, dog 2, pig 1 | `sae n=1 x-1` |",
     ]
 
 
