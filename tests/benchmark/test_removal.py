@@ -23,7 +23,7 @@ from saeuron_guard.discovery.calibration import Calibrator, Grid
 from saeuron_guard.discovery.labels import ConceptTable
 from saeuron_guard.discovery.search import Budget, Candidate
 from saeuron_guard.discovery.statistics import ConceptStatistics
-from saeuron_guard.discovery.workbench import Effect, Intervention, Share, Workbench
+from saeuron_guard.discovery.workbench import Effect, Labels, Share, Workbench
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Images, Judge
 from saeuron_guard.names import REMOVAL_METHODS
@@ -164,12 +164,12 @@ class NotingBench(Workbench):
         super().__init__(*args, **settings)
         self.measured: list[list[tuple[Prompt, int]]] = []
 
-    def effect(
-        self, concept: str, domain: str, intervention: Intervention, images: Sequence[tuple[Prompt, int]]
+    def compared(
+        self, concept: str, domain: str, guarded: list[Labels], images: Sequence[tuple[Prompt, int]]
     ) -> Effect:
-        """As the workbench measures it."""
+        """Note the images, and compare them as always."""
         self.measured.append(list(images))
-        return super().effect(concept, domain, intervention, images)
+        return super().compared(concept, domain, guarded, images)
 
 
 def contest_of(world: World, settings_judge: Judge, audit_judge: Judge, **changes: Any) -> Contest:
