@@ -23,8 +23,11 @@ midpoint: half-way between the feature's mean on the concept and on the others, 
 mean: the mean over all concepts of the domain, as in SAeUron's paper.
 """
 
-REMOVAL_METHODS: Final = ("guard", "guard-all-branches", "published", "mean-difference")
-"""What ``benchmark removal`` compares. ``guard-all-branches``: the same guard, editing the unconditional branch too."""
+GUARD_METHODS: Final = ("guard", "guard-all-branches")
+"""Those of the REMOVAL_METHODS that are the registry's calibration; the second edits the unconditional branch too."""
+
+REMOVAL_METHODS: Final = (*GUARD_METHODS, "published", "mean-difference")
+"""What ``benchmark removal`` compares."""
 
 PROMPT_ROLES: Final = ("anchor", "calibration", "audit")
 """Find features / choose settings / judge removal and retention; a prompt serves one role only."""

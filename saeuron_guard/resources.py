@@ -1,4 +1,7 @@
-"""Where the shipped data lies: beside the package in a checkout, inside it when installed from a wheel."""
+"""Where the shipped data lies: beside the package in a checkout, inside it when installed from a wheel.
+
+And how files that took long to make are written.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +52,11 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise ArtefactError(f"{relative!r} leads outside {root}; give a path below it")
     return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``path``, its folders made if missing; whoever is killed meanwhile leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

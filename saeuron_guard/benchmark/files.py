@@ -11,18 +11,20 @@ from typing import Any
 from saeuron_guard.benchmark.removal import Outcome
 from saeuron_guard.discovery.workbench import Effect, Share
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.resources import write_whole
 
 Settings = Mapping[str, Any]
 """Everything that decides what a method does to a concept, in plain JSON values."""
 
 
 def write_outcomes(path: Path, settings: Settings, outcomes: Sequence[Outcome]) -> None:
-    """Write the file, or leave the one that is there as it is."""
-    document = {"settings": settings, "outcomes": [asdict(outcome) for outcome in outcomes]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)  # hours of drawing are in it
+    """Write the file, or leave the one that is there as it is: hours of drawing are in it."""
+    write_whole(path, json.dumps(document_of(settings, outcomes), indent=1) + "\n")
+
+
+def document_of(settings: Settings, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What the file holds, as JSON values."""
+    return {"settings": settings, "outcomes": [asdict(outcome) for outcome in outcomes]}
 
 
 def read_outcomes(path: Path, settings: Settings | None = None) -> list[Outcome]:
@@ -34,16 +36,17 @@ def read_outcomes(path: Path, settings: Settings | None = None) -> list[Outcome]
         document = json.loads(path.read_text(encoding="utf-8"))
         measured_with = document["settings"]
         outcomes = [_outcome(row) for row in document["outcomes"]]
-        differing = sorted(name for name in settings or {} if measured_with.get(name) != (settings or {})[name])
+        asked = {} if settings is None else settings
+        differing = sorted(name for name in asked if measured_with.get(name) != asked[name])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtefactError(
             f"{path}: not what a removal benchmark writes, an object with settings and outcomes; "
             "remove it or write to another file"
         ) from None
-    if settings is not None and differing:
+    if differing:
         name = differing[0]
         raise ArtefactError(
-            f"{path}: measured with {name} {measured_with.get(name)!r}, asked for {settings[name]!r}; "
+            f"{path}: measured with {name} {measured_with.get(name)!r}, asked for {asked[name]!r}; "
             "figures of different settings are not comparable: write to another file"
         )
     return outcomes

@@ -18,6 +18,7 @@ from saeuron_guard.discovery.search import Budget, Candidate, Ladder, search, sp
 from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.discovery.workbench import Effect, Intervention, Workbench
 from saeuron_guard.errors import CannotEvaluate, CompileError
+from saeuron_guard.names import GUARD_METHODS
 from saeuron_guard.registry.records import Calibration, ConceptRecord
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -87,7 +88,7 @@ class Contest:
             yield outcome
 
     def _candidate(self, concept: ConceptRecord, calibration: Calibration | None, method: str, log: Log) -> Candidate:
-        if method in ("guard", "guard-all-branches"):
+        if method in GUARD_METHODS:
             if calibration is None:
                 raise CannotEvaluate(f"{concept.name} has no calibration; run sae calibrate first")
             return self.calibrator.candidate_of(calibration, "conditional" if method == "guard" else "all")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import click
 
 from saeuron_guard.cli.sae import parse_seeds, progress
 from saeuron_guard.cli.tables import aligned
-from saeuron_guard.names import REMOVAL_METHODS
+from saeuron_guard.names import GUARD_METHODS, REMOVAL_METHODS
 
 if TYPE_CHECKING:
     from saeuron_guard.benchmark.removal import Contest, Outcome, Summary
@@ -68,7 +68,7 @@ def removal(
     Example:
       saeuron-guard benchmark removal emoji-canvas --concept pistol --concept Neon
     """
-    from saeuron_guard.benchmark.files import read_outcomes, write_outcomes
+    from saeuron_guard.benchmark.files import document_of, read_outcomes, write_outcomes
     from saeuron_guard.benchmark.removal import summarise
     from saeuron_guard.registry.store import FeatureRegistry
 
@@ -93,15 +93,14 @@ def removal(
                 if out:
                     write_outcomes(out, settings, known)
     if layout == "json":
-        click.echo(json.dumps({"settings": settings, "outcomes": [asdict(outcome) for outcome in known]}, indent=2))
+        click.echo(json.dumps(document_of(settings, known), indent=2))
         return
     click.echo(_table(summarise(known)))
 
 
 def _is_current(outcome: Outcome, calibration: Calibration | None) -> bool:
     """Whether the outcome is of the calibration that is registered now; a rival's does not depend on one."""
-    guards = outcome.method in ("guard", "guard-all-branches")
-    return not guards or (calibration is not None and outcome.setting == calibration.setting)
+    return outcome.method not in GUARD_METHODS or (calibration is not None and outcome.setting == calibration.setting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,13 @@ from typing import Any
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.registry.manifest import load_manifest, write_manifest
 from saeuron_guard.registry.records import Calibration, OperatingPoint
+from saeuron_guard.resources import write_whole
 
 
 def write_calibration(calibration: Calibration, folder: Path) -> Path:
     """Keep one concept's calibration in ``folder``; gives the file."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{calibration.concept}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(calibration), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)  # a run killed while writing leaves no half-written file behind
+    write_whole(path, json.dumps(asdict(calibration), indent=2) + "\n")
     return path
 
 
