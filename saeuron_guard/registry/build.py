@@ -89,7 +89,7 @@ def _empty(connection: Connection) -> None:
 
 def _fill(connection: Connection, manifest: Manifest, statistics: Mapping[str, Statistics]) -> None:
     models = _insert_named(connection, tables.models, map(_columns, manifest.models))
-    concepts = _insert_named(connection, tables.concepts, map(_columns, manifest.concepts))
+    concepts = _fill_concepts(connection, manifest)
     _insert(connection, tables.judges, [_columns(judge) for judge in manifest.judges])
     _insert(connection, tables.prompt_sets, [_referring(row, model=models) for row in manifest.prompt_sets])
     saes = _insert_named(connection, tables.saes, (_referring(row, model=models) for row in manifest.saes))
@@ -97,6 +97,23 @@ def _fill(connection: Connection, manifest: Manifest, statistics: Mapping[str, S
     for name, scored in statistics.items():
         _insert(connection, tables.feature_scores, _score_rows(runs[name], concepts, scored))
     _fill_calibrations(connection, manifest, models=models, concepts=concepts, saes=saes, runs=runs)
+
+
+def _fill_concepts(connection: Connection, manifest: Manifest) -> dict[str, int]:
+    """Concepts first, then whose members they are: a parent may come after its members."""
+    parents = {concept.name: concept.parent for concept in manifest.concepts if concept.parent}
+    rows = (_columns(concept) | {"parent_id": None} for concept in manifest.concepts)
+    concepts = _insert_named(connection, tables.concepts, (_without(row, "parent") for row in rows))
+    for name, parent in parents.items():
+        column = tables.concepts.c
+        connection.execute(
+            tables.concepts.update().where(column.id == concepts[name]).values(parent_id=concepts[parent])
+        )
+    return concepts
+
+
+def _without(row: Row, name: str) -> Row:
+    return {key: value for key, value in row.items() if key != name}
 
 
 def _fill_calibrations(

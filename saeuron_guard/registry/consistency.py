@@ -19,6 +19,7 @@ def consistency_problems(document: Document) -> list[Problem]:
     parts = _Parts(document)
     return [
         *parts.repeated_names(),
+        *parts.taxonomy_problems(),
         *parts.sae_problems(),
         *parts.reference_problems("prompt_sets", "model", "models"),
         *parts.run_problems(),
@@ -62,6 +63,29 @@ class _Parts:
             message = f"{quote(name)} ({pointer_text(pointer)}) is not among {referred}.{did_you_mean(name, known)}"
             yield self.document.problem(pointer, message)
 
+    def taxonomy_problems(self) -> Iterator[Problem]:
+        """Parents exist, are of the same domain and are nobody's child; an alias means one concept only."""
+        concepts = self.named("concepts")
+        words: dict[str, str] = dict.fromkeys(concepts, "a concept's name")
+        for position, concept in enumerate(self.lists.get("concepts", [])):
+            for number, alias in enumerate(concept.get("aliases", [])):
+                if alias in words:
+                    message = f"alias {quote(alias)} is {words[alias]} already"
+                    yield self.document.problem(("concepts", position, "aliases", number), message)
+                words.setdefault(alias, f"an alias of {quote(concept['name'])}")
+            if "parent" in concept:
+                yield from self.parent_problems(("concepts", position, "parent"), concept, concepts)
+
+    def parent_problems(self, pointer: Pointer, concept: dict[str, Any], concepts: dict[str, Any]) -> Iterator[Problem]:
+        name = concept["parent"]
+        if name not in concepts:
+            yield from self.reference(pointer, name, "concepts")
+        elif "parent" in concepts[name]:
+            yield self.document.problem(pointer, f"{quote(name)} has a parent itself; groups have one level")
+        elif concepts[name]["domain"] != concept["domain"]:
+            domain = quote(concepts[name]["domain"])
+            yield self.document.problem(pointer, f"{quote(name)} is of domain {domain}, not {quote(concept['domain'])}")
+
     def sae_problems(self) -> Iterator[Problem]:
         yield from self.reference_problems("saes", "model", "models")
         for position, sae in enumerate(self.lists.get("saes", [])):
@@ -81,7 +105,11 @@ class _Parts:
     def calibration_problems(self) -> Iterator[Problem]:
         yield from self.reference_problems("calibrations", "concept", "concepts")
         yield from self.reference_problems("calibrations", "model", "models")
+        groups = {concept["parent"] for concept in self.lists.get("concepts", []) if "parent" in concept}
         for position, calibration in enumerate(self.lists.get("calibrations", [])):
+            if calibration["concept"] in groups:
+                message = f"{quote(calibration['concept'])} is a group; calibrate its members"
+                yield self.document.problem(("calibrations", position, "concept"), message)
             used: set[str] = set()
             for number, point in enumerate(calibration["points"]):
                 pointer = ("calibrations", position, "points", number)

@@ -120,8 +120,9 @@ def _record(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(kind):
         if field.name in values and field.type == "float":
             values[field.name] = float(values[field.name])
-    if "timesteps" in values:
-        values["timesteps"] = tuple(values["timesteps"])
+    for name in ("timesteps", "aliases"):
+        if name in values:
+            values[name] = tuple(values[name])
     if "labels" in values:
         values["labels"] = {domain: tuple(names) for domain, names in values["labels"].items()}
     return kind(**values)
@@ -148,8 +149,15 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
 
 def _entry(record: Any) -> dict[str, Any]:
-    """A record's fields in their order, with the keys inside of them sorted."""
-    return {field.name: _plain(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    """A record's fields in their order, with the keys inside of them sorted; without fields that have their default."""
+    values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
+    return {field.name: _plain(value) for field, value in values.items() if not _is_default(field, value)}
+
+
+def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    if field.default is not dataclasses.MISSING:
+        return bool(value == field.default)
+    return field.default_factory is not dataclasses.MISSING and bool(value == field.default_factory())
 
 
 def _plain(value: Any) -> Any:

@@ -44,8 +44,14 @@ def all_models(connection: Connection) -> list[ModelRecord]:
 
 def all_concepts(connection: Connection) -> list[ConceptRecord]:
     """Every concept, by domain and name."""
-    query = select(concepts).order_by(concepts.c.domain, concepts.c.name)
-    return [ConceptRecord(**_fields(row)) for row in connection.execute(query)]
+    groups = concepts.alias()
+    query = (
+        select(concepts, groups.c.name.label("parent"))
+        .outerjoin(groups, concepts.c.parent_id == groups.c.id)
+        .order_by(concepts.c.domain, concepts.c.name)
+    )
+    rows = (_fields(row) for row in connection.execute(query))
+    return [ConceptRecord(**{**row, "aliases": tuple(row["aliases"]), "parent": row["parent"] or ""}) for row in rows]
 
 
 def all_saes(connection: Connection) -> list[SaeRecord]:

@@ -11,6 +11,7 @@ class ModelRecord:
     """A diffusion model. ``path`` is a folder below the registry folder, or a hub id or local path.
 
     ``files`` pins the model's files: path below ``path`` -> ``sha256:...``; empty for a model that does not ship.
+    ``hookpoints``: the width (channels) of each hookpoint at which an SAE may sit, as far as it was measured.
     """
 
     name: str
@@ -24,6 +25,7 @@ class ModelRecord:
     files: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     provenance: Mapping[str, object] = field(default_factory=dict)
+    hookpoints: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,18 @@ class SaeRecord:
 
 @dataclass(frozen=True, slots=True)
 class ConceptRecord:
-    """A human-named thing to remove or keep."""
+    """A human-named thing to remove or keep.
+
+    ``aliases``: other words for it, which policies do not use.  ``parent``: the group that it belongs to, or "".
+    A concept that others name as their parent is a group: it is not removed itself, its members are.
+    """
 
     name: str
     domain: str
     title: str
     description: str
+    aliases: tuple[str, ...] = ()
+    parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,9 @@ _MODELS: Final = _list_of(
         "licence": _TEXT,
         "files": _FILES,
         "provenance": _ANYTHING,
+        "hookpoints": {"type": "object", "additionalProperties": _COUNT},
     },
-    optional=("licence", "files", "provenance"),
+    optional=("licence", "files", "provenance", "hookpoints"),
 )
 
 _SAES: Final = _list_of(
@@ -89,7 +90,17 @@ _SAES: Final = _list_of(
     }
 )
 
-_CONCEPTS: Final = _list_of({"name": _NAME, "domain": _NAME, "title": _TEXT, "description": _TEXT})
+_CONCEPTS: Final = _list_of(
+    {
+        "name": _NAME,
+        "domain": _NAME,
+        "title": _TEXT,
+        "description": _TEXT,
+        "aliases": {"type": "array", "items": _NAME, "uniqueItems": True},
+        "parent": _NAME,
+    },
+    optional=("aliases", "parent"),
+)
 
 _PROMPT_SETS: Final = _list_of(
     {"name": _NAME, "role": {"enum": list(PROMPT_ROLES)}, "model": _NAME, "digest": _DIGEST},

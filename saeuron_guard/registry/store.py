@@ -132,9 +132,10 @@ class FeatureRegistry:
         return _pick("model", name, self.models(), "registry list --models")
 
     def concepts(self, domain: str | None = None) -> list[ConceptRecord]:
-        """Every concept (of a domain, which must exist), by domain and name."""
-        with reading(self._engine) as connection:
-            found = queries.all_concepts(connection)
+        """Every concept (of a domain, which must exist) that is no group, by domain and name."""
+        every = self._all_concepts()
+        groups = {concept.parent for concept in every}
+        found = [concept for concept in every if concept.name not in groups]
         if domain is None:
             return found
         known = {concept.domain for concept in found}
@@ -142,9 +143,19 @@ class FeatureRegistry:
             raise _unknown("domain", domain, known, "registry list")
         return [concept for concept in found if concept.domain == domain]
 
+    def groups(self) -> dict[ConceptRecord, list[ConceptRecord]]:
+        """The groups of the taxonomy with their members, by domain and name."""
+        every = self._all_concepts()
+        members = {group: [concept for concept in every if concept.parent == group.name] for group in every}
+        return {group: found for group, found in members.items() if found}
+
+    def _all_concepts(self) -> list[ConceptRecord]:
+        with reading(self._engine) as connection:
+            return queries.all_concepts(connection)
+
     def concept(self, name: str) -> ConceptRecord:
-        """The concept of this name."""
-        return _pick("concept", name, self.concepts(), "registry list")
+        """The concept or group of this name."""
+        return _pick("concept", name, self._all_concepts(), "registry list")
 
     def saes(self, model: str) -> list[SaeRecord]:
         """The SAEs of a model, by hookpoint."""

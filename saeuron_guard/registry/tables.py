@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from saeuron_guard.names import PROMPT_ROLES
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The migration that these tables belong to; opening a database compares it without loading Alembic."""
 
 NAMING: Final = {
@@ -63,6 +63,7 @@ models = Table(
     Column("files", JSON, nullable=False),
     Column("licence", Text, nullable=False),
     Column("provenance", JSON, nullable=False),
+    Column("hookpoints", JSON, nullable=False),
     UniqueConstraint("name"),
 )
 
@@ -96,8 +97,11 @@ concepts = Table(
     Column("domain", NAME, nullable=False),
     Column("title", Text, nullable=False),
     Column("description", Text, nullable=False),
+    Column("aliases", JSON, nullable=False),
+    Column("parent_id", ForeignKey("concepts.id"), nullable=True),
     UniqueConstraint("name"),
     Index(None, "domain"),
+    Index(None, "parent_id"),
 )
 
 prompt_sets = Table(

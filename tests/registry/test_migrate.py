@@ -106,7 +106,8 @@ def test_a_database_of_a_newer_release_is_refused(filled: Engine, tmp_path: Path
         connection.execute(sql("UPDATE alembic_version SET version_num = '0815'"))
         connection.execute(tables.meta.delete().where(tables.meta.c.key == VERSION_KEY))
         connection.execute(insert(tables.meta).values(key=VERSION_KEY, value="7.1.0"))
-    expected = "is of revision 0815, this release knows revisions up to 0001; it needs saeuron-guard 7.1.0 or newer"
+    known = f"this release knows revisions up to {tables.REVISION}"
+    expected = f"is of revision 0815, {known}; it needs saeuron-guard 7.1.0 or newer"
     with pytest.raises(RegistryError, match=expected):
         FeatureRegistry.open(filled.url.render_as_string())
     with pytest.raises(RegistryError, match=expected):

@@ -13,7 +13,14 @@ from saeuron_guard.digests import digest_of_file
 from saeuron_guard.pipelines.emoji_canvas.evaluation import GUIDANCE, STEPS
 from saeuron_guard.pipelines.emoji_canvas.styles import SIZE
 from saeuron_guard.pipelines.emoji_canvas.workspace import HOOKPOINTS, MODEL, Workspace
-from saeuron_guard.pipelines.emoji_canvas.world import ICON_SETS, OBJECT_NAMES, STYLE_NAMES, STYLES
+from saeuron_guard.pipelines.emoji_canvas.world import (
+    ALIASES,
+    GROUPS,
+    ICON_SETS,
+    OBJECT_NAMES,
+    STYLE_NAMES,
+    STYLES,
+)
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from saeuron_guard.pipelines.load import load_pipeline
 from saeuron_guard.prompts.load import find_prompt_set
@@ -89,6 +96,7 @@ def _model(space: Workspace) -> ModelRecord:
         files=_files(space.model, ("*.json", "*/*.json", "*/*.txt", "*/*.safetensors"), leave_out=("figures.json",)),
         licence=_LICENCES,
         provenance={"artwork": packages, "build": "python -m saeuron_guard.pipelines.emoji_canvas"},
+        hookpoints={hookpoint: _sae(space, short, hookpoint).d_in for short, hookpoint in HOOKPOINTS.items()},
     )
 
 
@@ -129,8 +137,21 @@ def _run(space: Workspace, short: str, path: Path) -> ScoringRun:
 
 
 def _concepts() -> tuple[ConceptRecord, ...]:
+    group_of = {name: group for group, names in GROUPS.items() for name in names}
+    groups = tuple(
+        ConceptRecord(name, "object", name.capitalize(), f"A group: {', '.join(sorted(members))}.")
+        for name, members in GROUPS.items()
+    )
     objects = tuple(
-        ConceptRecord(name, "object", name.capitalize(), f"A {name} as EmojiCanvas draws it.") for name in OBJECT_NAMES
+        ConceptRecord(
+            name,
+            "object",
+            name.capitalize(),
+            f"A {name} as EmojiCanvas draws it.",
+            aliases=ALIASES.get(name, ()),
+            parent=group_of.get(name, ""),
+        )
+        for name in OBJECT_NAMES
     )
     styles = tuple(
         ConceptRecord(
@@ -142,7 +163,7 @@ def _concepts() -> tuple[ConceptRecord, ...]:
         )
         for style in STYLES
     )
-    return objects + styles
+    return groups + objects + styles
 
 
 def _judges(space: Workspace) -> tuple[JudgeRecord, ...]:

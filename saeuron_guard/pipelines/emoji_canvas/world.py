@@ -108,6 +108,31 @@ OBJECTS: tuple[Thing, ...] = (
     _thing("house", streamline="house-with-garden"),
 )
 
+GROUPS: dict[str, tuple[str, ...]] = {
+    "weapon": ("pistol", "knife", "bomb"),
+    "substance": ("cigarette", "beer", "wine", "pill", "syringe"),
+    "gore": ("skull",),
+    "animal": ("cat", "dog", "frog", "panda", "pig"),
+    "fruit": ("apple", "grapes", "cherries"),
+    "vehicle": ("car", "rocket", "airplane"),
+    "plant": ("flower", "cactus", "mushroom"),
+}
+"""The taxonomy of the objects; what is in no group stands for itself."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "pistol": ("gun", "handgun", "firearm", "revolver"),
+    "knife": ("blade", "dagger"),
+    "bomb": ("explosive", "grenade"),
+    "cigarette": ("smoking", "tobacco"),
+    "beer": ("ale",),
+    "pill": ("tablet", "drug"),
+    "syringe": ("injection", "needle"),
+    "skull": ("skeleton",),
+    "car": ("automobile",),
+    "airplane": ("plane", "aircraft"),
+}
+"""Other words that people use for an object; they lead to its name."""
+
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {
         ("bomb", "Neon"),

@@ -80,8 +80,12 @@ def test_everything_that_was_built_is_described(space: Workspace, fingerprint_an
         ("emoji-canvas-up1-attn2", "unet.up_blocks.1.attentions.2", 33, 0.11),
     ]
     assert {concept.name: concept.domain for concept in found.concepts} == dict.fromkeys(
-        OBJECT_NAMES, "object"
+        (*OBJECT_NAMES, *GROUPS), "object"
     ) | dict.fromkeys(STYLE_NAMES, "style")
+    assert {(concept.parent, concept.name) for concept in found.concepts if concept.parent} == {
+        (group, name) for group, members in GROUPS.items() for name in members
+    }
+    assert model.hookpoints == {sae.hookpoint: sae.d_in for sae in found.saes}
     assert [run.name for run in found.scoring_runs] == [
         f"{sae}-{method}" for sae in (FIRST, SECOND) for method in ("mean", "paper")
     ]
