@@ -18,6 +18,7 @@ from saeuron_guard.wording import describe, did_you_mean, one_of, pointer_text, 
 LARGEST_FILE: Final = 256 * 1024
 """Bytes of the largest file that is read unless the caller allows more."""
 
+_Schema = Mapping[str, Any]
 _Violation = Any
 """A jsonschema ValidationError; its types call every field possibly unset, which those it reports never are."""
 
@@ -90,7 +91,7 @@ def schema_problems(document: Document, schema: Mapping[str, Any]) -> list[Probl
     for error in Draft202012Validator(schema).iter_errors(document.value):
         if not isinstance(error.instance, Refused):
             explain = _EXPLANATIONS.get(str(error.validator), _explain_value)
-            problems += explain(document, tuple(error.absolute_path), error)
+            problems += explain(document, tuple(error.absolute_path), error, schema)
     return sorted(dict.fromkeys(problems))
 
 
@@ -111,7 +112,17 @@ def _header_problems(document: Document, kind: str) -> list[Problem]:
     return []
 
 
-def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _declared(schema: Mapping[str, Any], pointer: Pointer) -> Mapping[str, Any]:
+    """The part of ``schema`` that describes the value at ``pointer``; conditions (if, then, else) describe nothing."""
+    found: Mapping[str, Any] = schema
+    for part in pointer:
+        found = found.get("items", {}) if isinstance(part, int) else found.get("properties", {}).get(part, {})
+        if "$ref" in found:
+            found = {**schema.get("$defs", {}).get(found["$ref"].rpartition("/")[2], {}), **found}
+    return found
+
+
+def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     known: dict[str, Any] = error.schema.get("properties", {})
     for key in error.instance:
         if key not in known:
@@ -120,24 +131,43 @@ def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violatio
             yield document.key_problem((*pointer, key), f"unknown key {quote(key)} ({where}).{hint}")
 
 
-def _explain_missing_keys(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_missing_keys(
+    document: Document, pointer: Pointer, error: _Violation, schema: _Schema
+) -> Iterator[Problem]:
     for key in error.validator_value:
         if key not in error.instance:
-            hint = _expected(error.schema.get("properties", {}).get(key, {}))
+            hint = _expected(_declared(schema, (*pointer, key)))
             where = f" in {pointer_text(pointer)}" if pointer else ""
             yield document.key_problem(pointer, f"missing key {quote(key)}{where}" + (f" ({hint})" if hint else ""))
 
 
-def _explain_alternatives(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_alternatives(
+    document: Document, pointer: Pointer, error: _Violation, schema: _Schema
+) -> Iterator[Problem]:
     keys = [key for inner in error.context if inner.validator == "required" for key in inner.validator_value]
-    if keys:
+    if isinstance(error.instance, dict) and (meant := _meant(error)):
+        for inner in meant:
+            explain = _EXPLANATIONS.get(str(inner.validator), _explain_value)
+            yield from explain(document, tuple(inner.absolute_path), inner, schema)
+    elif keys:
         where = f" in {pointer_text(pointer)}" if pointer else ""
         yield document.key_problem(pointer, f"missing key {one_of([quote(key) for key in keys])}{where}")
     else:
-        yield from _explain_value(document, pointer, error)
+        yield from _explain_value(document, pointer, error, schema)
 
 
-def _explain_repetition(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _meant(error: _Violation) -> list[_Violation]:
+    """What breaks the one alternative that is meant by a mapping where other alternatives are no mappings."""
+    by_alternative: dict[Any, list[_Violation]] = {}
+    for inner in error.context:
+        by_alternative.setdefault(inner.schema_path[0], []).append(inner)
+    mappings = [
+        found for found in by_alternative.values() if not any(one.validator == "type" and not one.path for one in found)
+    ]
+    return mappings[0] if len(mappings) == 1 < len(by_alternative) else []
+
+
+def _explain_repetition(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     for (first, one), (second, other) in itertools.combinations(enumerate(error.instance), 2):
         if one == other:
             where, earlier = pointer_text((*pointer, second)), pointer_text((*pointer, first))
@@ -145,7 +175,7 @@ def _explain_repetition(document: Document, pointer: Pointer, error: _Violation)
             return
 
 
-def _explain_value(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_value(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     expected = _expected(error.schema) or f"a value that fits {error.validator} {error.validator_value}"
     hint = did_you_mean(error.instance, _choices(error)) if isinstance(error.instance, str) else ""
     where = f" ({pointer_text(pointer)})" if pointer else ""
@@ -156,7 +186,7 @@ def _explain_value(document: Document, pointer: Pointer, error: _Violation) -> I
         yield document.problem(pointer, message)
 
 
-_EXPLANATIONS: Final[dict[str, Callable[[Document, Pointer, _Violation], Iterable[Problem]]]] = {
+_EXPLANATIONS: Final[dict[str, Callable[[Document, Pointer, _Violation, _Schema], Iterable[Problem]]]] = {
     "additionalProperties": _explain_unknown_keys,
     "anyOf": _explain_alternatives,
     "required": _explain_missing_keys,

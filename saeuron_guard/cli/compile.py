@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.wording import count_of
 
 if TYPE_CHECKING:
     from saeuron_guard.compiler.config import GuardConfig
@@ -86,11 +87,7 @@ def summary(config: GuardConfig) -> str:
         len({edit.index for rule in hookpoint.rules for edit in rule.features}) for hookpoint in config.hookpoints
     )
     return (
-        f"{_count(len(concepts), 'concept')}, {_count(features, 'feature')} at "
-        f"{_count(len(config.hookpoints), 'hookpoint')}; {_count(len(config.merges), 'merge')}, "
-        f"{_count(len(config.collisions), 'collision')} with retained concepts"
+        f"{count_of(len(concepts), 'concept')}, {count_of(features, 'feature')} at "
+        f"{count_of(len(config.hookpoints), 'hookpoint')}; {count_of(len(config.merges), 'merge')}, "
+        f"{count_of(len(config.collisions), 'collision')} with retained concepts"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

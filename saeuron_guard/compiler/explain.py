@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from saeuron_guard.compiler.compile import compile_with_points
 from saeuron_guard.compiler.config import Collision, FeatureEdit, GuardConfig, HookpointConfig, Merge, Rule
-from saeuron_guard.compiler.lookup import RulePoint
+from saeuron_guard.compiler.points import RulePoint
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import feature_name
