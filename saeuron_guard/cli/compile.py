@@ -33,6 +33,7 @@ def compile_command(file: Path, folder: Path, force: bool) -> None:
     """
     from saeuron_guard.compiler.compile import compile_policy
     from saeuron_guard.policy.load import load_policy
+    from saeuron_guard.policy.waivers import waiver_lines
     from saeuron_guard.registry.store import FeatureRegistry
 
     refuse_to_lose_files(folder, force)
@@ -43,6 +44,7 @@ def compile_command(file: Path, folder: Path, force: bool) -> None:
     write_guard(config, root, folder)
     click.echo(f"{folder}: {summary(config)}")
     click.echo(f"guard {config.digest}")
+    click.echo("\n".join(waiver_lines(policy.waivers)))
 
 
 def refuse_to_lose_files(folder: Path, force: bool) -> None:

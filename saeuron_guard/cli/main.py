@@ -25,7 +25,11 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "policy": LazyCommand(
         "saeuron_guard.cli.policy:policy",
         "Check, explain and describe policy files.",
-        members=("saeuron_guard.cli.explain:explain", "saeuron_guard.cli.plan:plan"),
+        members=(
+            "saeuron_guard.cli.validate:validate",
+            "saeuron_guard.cli.explain:explain",
+            "saeuron_guard.cli.plan:plan",
+        ),
     ),
     "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from saeuron_guard.compiler.collisions import collisions
-from saeuron_guard.compiler.config import AppliedWaiver, Collision, GuardConfig, HookpointConfig, Rule
+from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.compiler.files import guard_digest
 from saeuron_guard.compiler.lookup import look_up
 from saeuron_guard.compiler.merge import Claim, merge
 from saeuron_guard.compiler.mistakes import selection_mistake
-from saeuron_guard.compiler.points import RulePoint, problem_at
+from saeuron_guard.compiler.points import RulePoint
 from saeuron_guard.compiler.select import chosen_features, edits_of, rounded, with_threshold
 from saeuron_guard.compiler.source import FeatureSource
+from saeuron_guard.compiler.waived import applied_waivers
 from saeuron_guard.compiler.why import why
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import GUARD_FORMAT
@@ -60,7 +61,7 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
         hookpoints=_hookpoints(points, kept),
         merges=merges,
         collisions=_collisions(points, kept, found.retained, registry),
-        waivers=_waivers(policy),
+        waivers=applied_waivers(policy.waivers),
         digest="",
     )
     return Compiled(replace(config, digest=guard_digest(config)), tuple(points))
@@ -73,7 +74,7 @@ def _claim(point: RulePoint, threshold: str, registry: FeatureSource, problems: 
     chosen = [with_threshold(score, threshold) for score in chosen_features(scores, point)]
     mistake = selection_mistake(point, scores, chosen)
     if mistake:
-        problems.append(problem_at(point.rule.place, mistake))
+        problems.append(point.rule.place.problem(mistake))
     return Claim(point.concept.name, point.sae.name, point.push, not point.rule.edits, tuple(chosen))
 
 
@@ -113,18 +114,6 @@ def _rule(point: RulePoint, claim: Claim) -> Rule:
         features=edits_of(claim.chosen, point.run.timesteps),
         why=why(point, claim),
     )
-
-
-def _waivers(policy: Policy) -> tuple[AppliedWaiver, ...]:
-    """The waivers that loosen something; whether others lie unused or expired in the file changes no byte."""
-    applied = {
-        AppliedWaiver(
-            waiver.what, waiver.covers, waiver.reason, waiver.owner, waiver.ticket, waiver.expires.isoformat()
-        )
-        for waiver in policy.waivers
-        if waiver.state == "active"
-    }
-    return tuple(sorted(applied, key=lambda waiver: (waiver.what, waiver.ticket, waiver.expires)))
 
 
 def largest_gap(timesteps: Sequence[int]) -> int:

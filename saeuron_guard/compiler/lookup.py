@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from saeuron_guard.compiler.points import RulePoint, problem_at, rule_points, several_runs
+from saeuron_guard.compiler.points import RulePoint, rule_points, several_runs
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import Problem
 from saeuron_guard.policy.model import Policy
@@ -33,15 +33,15 @@ def look_up(policy: Policy, registry: FeatureSource) -> Lookup:
     problems: list[Problem] = []
     model = models.get(policy.model)
     if model is None:
-        problems.append(problem_at(policy.model_place, _unknown("model", policy.model, models)))
+        problems.append(policy.model_place.problem(_unknown("model", policy.model, models)))
     elif policy.fingerprint not in ("", model.fingerprint):
-        problems.append(problem_at(policy.places.get("target.fingerprint", policy.model_place), _other(model, policy)))
+        problems.append(policy.places.get("target.fingerprint", policy.model_place).problem(_other(model, policy)))
     points: list[RulePoint] = []
     for number, rule in enumerate(policy.concepts):
         if rule.concept not in concepts:
-            problems.append(problem_at(rule.place, _no_concept(rule.concept, registry)))
+            problems.append(rule.place.problem(_no_concept(rule.concept, registry)))
         elif any(rule.concept == earlier.concept for earlier in policy.concepts[:number]):
-            problems.append(problem_at(rule.place, f"concept {quote(rule.concept)} has two rules; keep one"))
+            problems.append(rule.place.problem(f"concept {quote(rule.concept)} has two rules; keep one"))
         elif model is not None:
             found, faults = rule_points(rule, concepts[rule.concept], model, registry)
             points += found
@@ -71,7 +71,7 @@ def _retained(policy: Policy, concepts: dict[str, ConceptRecord], problems: list
         if name in removed
     }
     for name, mistake in mistakes.items():
-        problems.append(problem_at(policy.places.get(f"retain.{name}", retain.place), mistake))
+        problems.append(policy.places.get(f"retain.{name}", retain.place).problem(mistake))
     wanted = {concept.name for concept in concepts.values() if concept.domain in retain.domains}
     return tuple(sorted((wanted | set(retain.concepts)) - set(removed)))
 

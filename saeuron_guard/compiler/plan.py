@@ -10,7 +10,7 @@ from saeuron_guard.compiler.compile import compile_policy
 from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.names import feature_name
-from saeuron_guard.policy.model import Policy
+from saeuron_guard.policy.model import Policy, Waiver
 from saeuron_guard.policy.settings import (
     RULE,
     Key,
@@ -53,6 +53,7 @@ class Side:
     version: str
     policy_digest: str
     guard_digest: str
+    waivers: tuple[Waiver, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,11 @@ def plan_policies(old: Policy, new: Policy, registry: FeatureSource) -> Plan:
         *_compared("feature", _features(before), _features(after)),
         *_compared("collision", _collisions(before), _collisions(after)),
     ]
-    return Plan(_side(before), _side(after), tuple(changes))
+    return Plan(_side(old, before), _side(new, after), tuple(changes))
 
 
-def _side(config: GuardConfig) -> Side:
-    return Side(config.policy_name, config.policy_version, config.policy_digest, config.digest)
+def _side(policy: Policy, config: GuardConfig) -> Side:
+    return Side(policy.name, policy.version, policy.digest, config.digest, policy.waivers)
 
 
 def _setting_changes(old: Policy, new: Policy) -> Iterator[Change]:

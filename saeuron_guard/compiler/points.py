@@ -9,7 +9,7 @@ from saeuron_guard.compiler.soundness import RUN_ACTIONS
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import Problem, RegistryError
 from saeuron_guard.names import FEATURE
-from saeuron_guard.policy.model import ConceptRule, Place
+from saeuron_guard.policy.model import ConceptRule
 from saeuron_guard.registry.records import Calibration, ConceptRecord, ModelRecord, SaeRecord, ScoringRun
 from saeuron_guard.wording import did_you_mean, one_of, quote
 
@@ -47,7 +47,7 @@ def rule_points(
     try:
         return list(_points(rule, concept, model, _calibration(rule, concept, model, registry), registry)), []
     except CannotPlaceError as error:
-        return [], [problem_at(rule.place, str(error))]
+        return [], [rule.place.problem(str(error))]
 
 
 def _calibration(rule: ConceptRule, concept: ConceptRecord, model: ModelRecord, registry: FeatureSource) -> Calibration:
@@ -62,11 +62,6 @@ def _calibration(rule: ConceptRule, concept: ConceptRecord, model: ModelRecord, 
             f'for it. Remove the rule, or calibrate the concept; see "saeuron-guard registry show {concept.name}".'
         )
     return calibration
-
-
-def problem_at(place: Place, message: str) -> Problem:
-    """``message`` at the place of something in the policy."""
-    return Problem(place.file, place.line, place.column, message)
 
 
 def _points(
@@ -152,8 +147,7 @@ def several_runs(points: Sequence[RulePoint]) -> Iterator[Problem]:
     for point in points:
         other = first.setdefault(point.sae.hookpoint, point)
         if (other.sae.name, other.run.name) != (point.sae.name, point.run.name):
-            yield problem_at(
-                point.rule.place,
+            yield point.rule.place.problem(
                 f"concept {quote(point.concept.name)} is calibrated at {point.sae.hookpoint} with run "
                 f"{quote(point.run.name)}, but {quote(other.concept.name)} with run {quote(other.run.name)}; a guard "
                 f"takes one run for each hookpoint. Calibrate both with the same run, or put them in two policies.",

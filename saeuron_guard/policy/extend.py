@@ -127,7 +127,7 @@ class _Merging:
         name = key_text(key)
         if key[0] == "target" and key[1] in ("model", "fingerprint"):
             message = f"{name} is {value_text(key, value)}, but {held.title} is for {value_text(key, before)}; "
-            self.problems.append(_problem(place, message + "a policy extends policies for its own model only"))
+            self.problems.append(place.problem(message + "a policy extends policies for its own model only"))
             return
         ruling = self.evaluator.rule(name)
         if ruling.waived:
@@ -136,18 +136,18 @@ class _Merging:
         there = held.place_of(key)
         message = (
             f"{name} is {value_text(key, value)} here, {looser} {value_text(key, before)} of {held.title} "
-            f"({there.file}:{there.line}:{there.column}), and a policy can only tighten what it extends. "
+            f"({there}), and a policy can only tighten what it extends. "
             f"Tighten it, remove it here, or add a waiver for {quote(name)}."
         )
         if ruling.expired:
             message += f" The waiver for it expired on {ruling.expired.expires}."
-        self.problems.append(_problem(place, message))
+        self.problems.append(place.problem(message))
 
     def _disagree(self, key: Key, holders: Sequence[_Held]) -> None:
         name = key_text(key)
         told = " and ".join(f"{held.title} says {value_text(key, held.settings[key])}" for held in holders)
         message = f"the extended policies disagree about {name}: {told}. Say here what holds, with a waiver for it."
-        self.problems.append(_problem(self.here, message))
+        self.problems.append(self.here.problem(message))
 
 
 def _strictest(key: Key, holders: Sequence[_Held]) -> _Held | None:
@@ -175,7 +175,7 @@ def _left_out(held: _Held, evaluator: Evaluator) -> Iterator[Problem]:
         setting = key_text(("concepts", name))
         if name not in removed:
             message = f"{held.title} does not remove {quote(name)}.{did_you_mean(name, removed)} It removes "
-            yield _problem(place, message + f"{', '.join(sorted(removed))}.")
+            yield place.problem(message + f"{', '.join(sorted(removed))}.")
             continue
         ruling = evaluator.rule(setting)
         if ruling.waived:
@@ -186,7 +186,7 @@ def _left_out(held: _Held, evaluator: Evaluator) -> Iterator[Problem]:
         )
         if ruling.expired:
             message += f" The waiver for it expired on {ruling.expired.expires}."
-        yield _problem(place, message)
+        yield place.problem(message)
 
 
 def retained_and_removed(policy: Policy) -> Iterator[Problem]:
@@ -196,11 +196,7 @@ def retained_and_removed(policy: Policy) -> Iterator[Problem]:
         if name in removed:
             one, other = policy.places[key_text(("retain", "concepts", name))], removed[name]
             message = (
-                f"concept {quote(name)} is removed here but retained at {one.file}:{one.line}:{one.column}; a policy "
+                f"concept {quote(name)} is removed here but retained at {one}; a policy "
                 f"cannot do both. Extend another policy, or leave the concept alone."
             )
-            yield _problem(other, message)
-
-
-def _problem(place: Place, message: str) -> Problem:
-    return Problem(place.file, place.line, place.column, message)
+            yield other.problem(message)

@@ -140,12 +140,11 @@ def _tests(document: Document, extensions: list[Extension], problems: list[Probl
     for test in (*(test for extension in extensions for test in extension.base.tests), *declared_tests(document)):
         first = found.setdefault((test.prompt, test.concept, test.seed), test)
         if (first.expect, first.todo) != (test.expect, test.todo):
-            place = first.place
             message = (
-                f"{place.file}:{place.line}:{place.column} tests this prompt, concept and seed already, with another "
+                f"{first.place} tests this prompt, concept and seed already, with another "
                 f"expectation; a policy cannot change what the policies that it extends test"
             )
-            problems.append(Problem(test.place.file, test.place.line, test.place.column, message))
+            problems.append(test.place.problem(message))
     return tuple(found.values())
 
 
@@ -156,7 +155,7 @@ def _unremoved(tests: tuple[PolicyTest, ...], policy: Policy) -> Iterator[Proble
         if test.concept is not None and test.concept not in removed:
             hint = did_you_mean(test.concept, removed)
             message = f"the test is about concept {quote(test.concept)}, which the policy does not remove.{hint}"
-            yield Problem(test.place.file, test.place.line, test.place.column, message)
+            yield test.place.problem(message)
 
 
 def _policy(
@@ -190,16 +189,16 @@ def _policy(
         ),
         file=document.file,
         model_place=merged.places["target.model"],
-        bases=tuple(
-            dict.fromkeys(
-                one for base in bases for one in (*base.bases, Base(base.name, base.version, base.digest, base.file))
-            )
-        ),
+        bases=tuple(dict.fromkeys(one for base in bases for one in (*base.bases, _as_base(base)))),
         waivers=tuple(dict.fromkeys((*(waiver for base in bases for waiver in base.waivers), *waivers))),
         tests=tests,
         waiver_days=settings["limits", "waiver_days"],
         places=merged.places,
     )
+
+
+def _as_base(policy: Policy) -> Base:
+    return Base(policy.name, policy.version, policy.digest, policy.file, policy.status)
 
 
 def _union(lists: list[Any]) -> tuple[str, ...]:

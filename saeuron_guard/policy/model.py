@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
+from saeuron_guard.errors import Problem
 from saeuron_guard.names import ACTIONS, BRANCHES, CONFIDENCE, MODES, SEVERITIES, STATUSES, THRESHOLDS
 
 
@@ -17,6 +18,14 @@ class Place:
     file: str
     line: int
     column: int
+
+    def __str__(self) -> str:
+        """As in messages: file:line:column."""
+        return f"{self.file}:{self.line}:{self.column}"
+
+    def problem(self, message: str) -> Problem:
+        """``message`` at this place."""
+        return Problem(self.file, self.line, self.column, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,7 @@ class Base:
     version: str
     digest: str
     file: str
+    status: str
 
 
 @dataclass(frozen=True, slots=True)

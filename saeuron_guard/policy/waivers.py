@@ -40,10 +40,15 @@ def declared_waivers(document: Document, today: date) -> tuple[tuple[Waiver, ...
                 expires=expires,
                 policy=document.value["metadata"]["name"],
                 place=place_at(document, ("waivers", position, "what")),
-                state="expired" if expires < today else "unused",
+                state="expired" if has_expired(expires, today) else "unused",
             )
         )
     return tuple(waivers), problems
+
+
+def has_expired(expires: date, today: date) -> bool:
+    """Whether a waiver that holds through the day ``expires`` is no longer there."""
+    return expires < today
 
 
 def _day(text: str) -> date:
@@ -58,8 +63,7 @@ def overlong(waivers: Iterable[Waiver], today: date, longest: int, base: str) ->
     """Waivers that hold longer than ``base``, the strictest of the extended policies, allows: ``longest`` days."""
     last = today + timedelta(days=longest)
     return [
-        _problem(
-            waiver,
+        waiver.place.problem(
             f"the waiver for {quote(waiver.what)} runs until {waiver.expires}, but {base} allows waivers of at most "
             f"{longest} days, until {last}. Give it a nearer date, or tighten instead."
             if longest
@@ -75,10 +79,12 @@ def unknown(waivers: Iterable[Waiver], known: Sequence[str]) -> list[Problem]:
     problems = []
     for waiver in waivers:
         if not known:
-            problems.append(_problem(waiver, "a waiver loosens a base policy, but this policy extends none; remove it"))
+            problems.append(
+                waiver.place.problem("a waiver loosens a base policy, but this policy extends none; remove it")
+            )
         elif not any(_within(name, waiver.what) for name in known):
             message = f"no extended policy has a setting {quote(waiver.what)}.{did_you_mean(waiver.what, known)}"
-            problems.append(_problem(waiver, message))
+            problems.append(waiver.place.problem(message))
     return problems
 
 
@@ -116,10 +122,6 @@ class Evaluator:
 
 def _within(setting: str, what: str) -> bool:
     return setting == what or setting.startswith(f"{what}.")
-
-
-def _problem(waiver: Waiver, message: str) -> Problem:
-    return Problem(waiver.place.file, waiver.place.line, waiver.place.column, message)
 
 
 def waiver_count(waivers: Sequence[Waiver]) -> str:
