@@ -24,8 +24,13 @@ DEBUG_VARIABLE: Final = "SAEURON_GUARD_DEBUG"
 COMMANDS: Final[dict[str, LazyCommand]] = {
     "policy": LazyCommand(
         "saeuron_guard.cli.policy:policy",
-        "Check, explain and describe policy files.",
-        members=("saeuron_guard.cli.explain:explain", "saeuron_guard.cli.plan:plan"),
+        "Check, format, explain and describe policy files.",
+        members=(
+            "saeuron_guard.cli.explain:explain",
+            "saeuron_guard.cli.fmt:fmt",
+            "saeuron_guard.cli.plan:plan",
+            "saeuron_guard.cli.upgrade:upgrade",
+        ),
     ),
     "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),
