@@ -64,9 +64,9 @@ def _spaced(before: list[str], comments: Iterable[str], open_end: bool) -> list[
 
 
 def _is_open_ended(node: Node) -> bool:
-    """Whether blank lines after ``node`` would belong to its last scalar."""
+    """Whether blank lines after ``node`` would belong to its last scalar, or could not be told from its last line."""
     if isinstance(node, Scalar):
-        return node.block is not None and node.block.chomping == "+"
+        return node.block is not None and (node.block.chomping == "+" or not "".join(node.block.lines[-1:]).strip())
     return not node.tail and bool(node.entries) and _is_open_ended(node.entries[-1].value)
 
 

@@ -64,6 +64,7 @@ class OddWriter:
         self.rng = rng
         self.often = often
         self.comments: list[str] = []
+        self.after_block = False  # a comment that is indented more than the key would be a block scalar's text
 
     def document(self, value: dict[str, Any]) -> str:
         """The whole file."""
@@ -91,8 +92,9 @@ class OddWriter:
         return self.rng.choice((" ", "   ")) + self.comment() + "\n"
 
     def own(self, column: int) -> list[str]:
-        """Comment lines and blank lines, not deeper than ``column``."""
+        """Comment lines and blank lines, some deeper than ``column`` where they may be."""
         lines: list[str] = []
+        column += 0 if self.after_block else self.rng.choice((0, 0, 6))
         while self.rng.random() < self.often:
             blank = self.rng.random() < 0.4
             lines.append(self.rng.choice(("", "  ")) if blank else " " * self.rng.randint(0, column) + self.comment())
@@ -120,13 +122,13 @@ class OddWriter:
 
     def value(self, lead: str, value: Any, column: int, *, is_list: bool) -> list[str]:
         """The lines of an entry that begins with ``lead`` at ``column``."""
-        rng = self.rng
+        rng, self.after_block = self.rng, False
         if isinstance(value, dict | list) and value and rng.random() < 0.75:
             zero = isinstance(value, list) and not is_list
             inner = column + rng.randint(0 if zero else 1, 4)
             lines = self.mapping(value, inner) if isinstance(value, dict) else self.sequence(value, inner)
-            if rng.random() < 0.3 and not any("|" in line or ">" in line for line in lines):
-                lines += self.own(inner + 2)  # after a block scalar, this would be its text
+            if rng.random() < 0.3:
+                lines += self.own(inner)
             compact = is_list and inner >= column + 2 and lines[0][:inner].isspace() and rng.random() < 0.5
             if compact and not lines[0].lstrip().startswith("#"):
                 return [lead + lines[0][len(lead) :], *lines[1:]]
@@ -151,6 +153,7 @@ class OddWriter:
         text = [" " * (column + pad) + line if line else "" for line in value.split("\n")]
         while text and not text[-1].strip() and chomping != "+":
             text.pop()
+        self.after_block = True
         return [(f"{lead} {style}{indicator}{chomping}" + self.end_of_line())[:-1], *text]
 
     def flow(self, value: Any, column: int) -> str:
@@ -160,7 +163,9 @@ class OddWriter:
         begin, end = "{}" if isinstance(value, dict) else "[]"
         parts = [begin + self.space(column)]
         for number, inner in enumerate(value):
-            key = f"{self.quoted(inner, True)}: " if isinstance(value, dict) else ""
+            key = f"{self.quoted(inner, True)}: {self.space(column)}" if isinstance(value, dict) else ""
+            if isinstance(value, dict) and self.rng.random() < 0.1:
+                key = f"? {self.space(column)}{key}"
             text = self.flow(value[inner] if isinstance(value, dict) else inner, column)
             comma = "," if number + 1 < len(value) or self.rng.random() < 0.2 else ""
             parts.append(key + text + self.space(column) + comma + self.space(column))
