@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,9 @@ def _other_version(version: str, file: str, kind: str) -> str:
     """What is to be done about a file that is not of this release's version."""
     older = OLDER_POLICY_VERSIONS if kind == "Policy" else ()
     if version in older:
-        return f'apiVersion {quote(version)} is an older version; run "saeuron-guard policy upgrade {file}"'
+        return (
+            f'apiVersion {quote(version)} is an older version; run "saeuron-guard policy upgrade {shlex.quote(file)}"'
+        )
     hint = did_you_mean(version, (API_VERSION, *older))
     return (
         f"unknown apiVersion {quote(version)}. This release reads {quote(API_VERSION)}; "

@@ -48,7 +48,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
 EXIT_CODES: Final = (
     (0, "done; for verify: the policy passed"),
     (1, "the policy failed its verification"),
-    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid"),
+    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid, or would change under --check"),
     (3, "could not evaluate, or a model, database or other artefact is not as expected"),
     (4, "passed with warnings under --strict"),
     (5, "policy plan --detailed-exitcode: something changes"),
