@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 
 from saeuron_guard.errors import InvalidFile, Problem
-from saeuron_guard.names import API_VERSION
+from saeuron_guard.names import API_VERSION, OLDER_POLICY_VERSIONS
 from saeuron_guard.strict_yaml import Pointer, Refused, place_of, read_yaml
 from saeuron_guard.wording import describe, did_you_mean, one_of, pointer_text, quote
 
@@ -70,7 +71,8 @@ def draft_document(path: Path, *, max_bytes: int = LARGEST_FILE, error: type[Inv
 
     Refused values are ``Refused`` objects. Raises ``error`` when the file cannot be read, is too large or not UTF-8.
     """
-    reading = read_yaml(_read_text(path, max_bytes, error), str(path))
+    text = read_text(path, max_bytes=max_bytes, error=error).removeprefix("\ufeff")
+    reading = read_yaml(text, str(path))
     problems = tuple(sorted(reading.problems))
     return Document(reading.value, reading.file, problems, reading.places, reading.key_places)
 
@@ -105,8 +107,7 @@ def _header_problems(document: Document, kind: str) -> list[Problem]:
         ]
     version, found = document.value.get("apiVersion", API_VERSION), document.value.get("kind", kind)
     if isinstance(version, str) and version != API_VERSION:
-        message = f"unknown apiVersion {quote(version)}. This release reads {quote(API_VERSION)}"
-        return [document.problem(("apiVersion",), message + "; write that, or install the release that reads yours")]
+        return [document.problem(("apiVersion",), _other_version(version, document.file, kind))]
     if isinstance(found, str) and found != kind:
         return [document.problem(("kind",), f"expected kind {quote(kind)}, got {quote(found)}")]
     return []
@@ -120,6 +121,20 @@ def _declared(schema: Mapping[str, Any], pointer: Pointer) -> Mapping[str, Any]:
         if "$ref" in found:
             found = {**schema.get("$defs", {}).get(found["$ref"].rpartition("/")[2], {}), **found}
     return found
+
+
+def _other_version(version: str, file: str, kind: str) -> str:
+    """What is to be done about a file that is not of this release's version."""
+    older = OLDER_POLICY_VERSIONS if kind == "Policy" else ()
+    if version in older:
+        return (
+            f'apiVersion {quote(version)} is an older version; run "saeuron-guard policy upgrade {shlex.quote(file)}"'
+        )
+    hint = did_you_mean(version, (API_VERSION, *older))
+    return (
+        f"unknown apiVersion {quote(version)}. This release reads {quote(API_VERSION)}; "
+        "write that, or install the release that reads yours" + (f".{hint}" if hint else "")
+    )
 
 
 def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
@@ -229,7 +244,11 @@ def _got(value: Any) -> str:
     return f"an empty {empty}" if empty else describe(value)
 
 
-def _read_text(path: Path, max_bytes: int, error: type[InvalidFile]) -> str:
+def read_text(path: Path, *, max_bytes: int = LARGEST_FILE, error: type[InvalidFile] = InvalidFile) -> str:
+    """What a file that people write says, a byte order mark included.
+
+    Raises ``error`` when the file cannot be read, is too large or not UTF-8.
+    """
     file = str(path)
     try:
         if path.is_dir():
@@ -242,10 +261,15 @@ def _read_text(path: Path, max_bytes: int, error: type[InvalidFile]) -> str:
         raise error([Problem(file, 0, 0, "there is no such file")]) from None
     except (OSError, ValueError) as cause:
         raise error([Problem(file, 0, 0, f"the file cannot be read: {cause}")]) from None
+    return decoded(data, file, max_bytes=max_bytes, error=error)
+
+
+def decoded(data: bytes, file: str, *, max_bytes: int = LARGEST_FILE, error: type[InvalidFile] = InvalidFile) -> str:
+    """``data`` as text; raises ``error`` when it is too large or not UTF-8, naming ``file``."""
     if len(data) > max_bytes:
         raise error([Problem(file, 0, 0, f"the file is larger than {max_bytes} bytes, the most that is read")])
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8")
     except UnicodeDecodeError as cause:
         before = data[: cause.start].decode("utf-8")
         message = f"byte 0x{data[cause.start]:02x} is not UTF-8; save the file as UTF-8"

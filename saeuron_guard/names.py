@@ -6,6 +6,10 @@ import re
 from typing import Final
 
 API_VERSION: Final = "saeuron-guard/v1"
+
+OLDER_POLICY_VERSIONS: Final = ("saeuron-guard/v1alpha1",)
+"""Versions of policies that ``policy upgrade`` brings to API_VERSION, the oldest first."""
+
 GUARD_FORMAT: Final = "saeuron-guard/guard-v2"
 
 STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong": 1.5, "max": 2.0}

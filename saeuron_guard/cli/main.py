@@ -24,11 +24,13 @@ DEBUG_VARIABLE: Final = "SAEURON_GUARD_DEBUG"
 COMMANDS: Final[dict[str, LazyCommand]] = {
     "policy": LazyCommand(
         "saeuron_guard.cli.policy:policy",
-        "Check, explain and describe policy files.",
+        "Check, format, explain and describe policy files.",
         members=(
             "saeuron_guard.cli.validate:validate",
             "saeuron_guard.cli.explain:explain",
+            "saeuron_guard.cli.fmt:fmt",
             "saeuron_guard.cli.plan:plan",
+            "saeuron_guard.cli.upgrade:upgrade",
         ),
     ),
     "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
@@ -47,7 +49,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
 EXIT_CODES: Final = (
     (0, "done; for verify: the policy passed"),
     (1, "the policy failed its verification"),
-    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid"),
+    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid, or would change under --check"),
     (3, "could not evaluate, or a model, database or other artefact is not as expected"),
     (4, "passed with warnings under --strict"),
     (5, "policy plan --detailed-exitcode: something changes"),

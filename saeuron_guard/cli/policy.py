@@ -14,7 +14,7 @@ _SCHEMAS = {"Policy": policy_schema, "PromptSet": prompt_set_schema}
 
 @click.group()
 def policy() -> None:
-    """Check, explain and describe policy files."""
+    """Check, format, explain and describe policy files."""
 
 
 @policy.command()
