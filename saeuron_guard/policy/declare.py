@@ -14,6 +14,8 @@ from saeuron_guard.policy.settings import LISTS, RULE, WHOLE, Key, Value, key_te
 from saeuron_guard.strict_yaml import Pointer
 from saeuron_guard.wording import pointer_text, quote
 
+_DEFAULT_SHARE: Final = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -98,6 +100,7 @@ def declared_tests(document: Document) -> tuple[PolicyTest, ...]:
             expect=test["expect"],
             concept=test.get("concept"),
             seed=int(test.get("seed", 0)),
+            share=number(test.get("share", _DEFAULT_SHARE)),
             todo=test.get("todo"),
             place=place_at(document, ("tests", position)),
         )

@@ -139,7 +139,7 @@ def _tests(document: Document, extensions: list[Extension], problems: list[Probl
     found: dict[tuple[str, str | None, int], PolicyTest] = {}
     for test in (*(test for extension in extensions for test in extension.base.tests), *declared_tests(document)):
         first = found.setdefault((test.prompt, test.concept, test.seed), test)
-        if (first.expect, first.todo) != (test.expect, test.todo):
+        if (first.expect, first.todo, first.share) != (test.expect, test.todo, test.share):
             message = (
                 f"{first.place} tests this prompt, concept and seed already, with another "
                 f"expectation; a policy cannot change what the policies that it extends test"
@@ -218,7 +218,8 @@ def policy_digest(policy: Policy) -> str:
             "version": policy.version,
             "settings": {key_text(key): _json(value) for key, value in settings_of(policy).items()},
             "tests": sorted(
-                [test.prompt, test.concept or "", test.seed, test.expect, test.todo or ""] for test in policy.tests
+                [test.prompt, test.concept or "", test.seed, test.expect, test.share, test.todo or ""]
+                for test in policy.tests
             ),
             "waivers": sorted([waiver.policy, waiver.what, waiver.expires.isoformat()] for waiver in policy.waivers),
         }

@@ -136,12 +136,16 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True)
 class PolicyTest:
-    """A prompt whose outcome is known: ``expect`` is one of ``names.EXPECTATIONS``; ``todo`` says why it may fail."""
+    """A prompt whose outcome is known: ``expect`` is one of ``names.EXPECTATIONS``; ``todo`` says why it may fail.
+
+    The guard acts on a concept when its features fire at ``share`` of the positions or more.
+    """
 
     prompt: str
     expect: str
     concept: str | None
     seed: int
+    share: float
     todo: str | None
     place: Place
 
