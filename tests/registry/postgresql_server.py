@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import itertools
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -52,6 +51,10 @@ class NoPostgresql(Exception):
 
 def find_programs() -> Path:
     """The folder of ``initdb`` and ``postgres``: from the test extra, else from PATH, else where Debian puts them."""
+    if os.name != "posix":
+        raise NoPostgresql(
+            "the tests start PostgreSQL on a unix socket, which this system has not: run them on another"
+        )
     spec = importlib.util.find_spec(PACKAGE)
     packages = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
     on_path = shutil.which("initdb")
@@ -134,6 +137,8 @@ def _give_away(folder: Path) -> dict[str, Any]:
     """How to start processes that own ``folder``: as root, as somebody else."""
     if os.geteuid() != 0:
         return {}
+    import pwd  # there is none on Windows
+
     user = pwd.getpwnam(UNPRIVILEGED)
     os.chown(folder, user.pw_uid, user.pw_gid)
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}

@@ -21,7 +21,9 @@ from saeuron_guard.registry.database import engine_for, migrating, writing
 from saeuron_guard.registry.migrate import configuration
 from saeuron_guard.registry.store import FeatureRegistry
 
-SPAWN = multiprocessing.get_context("spawn")
+FRESH = multiprocessing.get_context("forkserver")
+"""Processes that share nothing with ours, neither connections nor locks, but need not import everything anew."""
+FRESH.set_forkserver_preload(["__main__", "tests.registry.processes"])
 SECONDS = 60
 COUNTER = "counter"
 
@@ -49,8 +51,8 @@ class Paused:
 @contextlib.contextmanager
 def paused(body: Callable[..., None], *arguments: object) -> Iterator[Paused]:
     """Start ``body(pipe, *arguments)`` in a process of its own and wait until it calls ``pause``."""
-    ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=body, args=(theirs, *arguments))
+    ours, theirs = FRESH.Pipe()
+    process = FRESH.Process(target=body, args=(theirs, *arguments))
     process.start()
     theirs.close()
     try:
@@ -71,9 +73,9 @@ def pause(pipe: Pipe) -> None:
 
 def at_once(body: Callable[..., object], *arguments: object, count: int = 2) -> list[Any]:
     """What ``body(number, *arguments)`` gives in ``count`` processes that start at the same moment."""
-    gate, results = SPAWN.Barrier(count), SPAWN.Queue()
+    gate, results = FRESH.Barrier(count), FRESH.Queue()
     processes = [
-        SPAWN.Process(target=_report, args=(gate, results, body, number, *arguments)) for number in range(count)
+        FRESH.Process(target=_report, args=(gate, results, body, number, *arguments)) for number in range(count)
     ]
     try:
         for process in processes:
