@@ -52,9 +52,9 @@ def saes_table() -> str:
             f"{sae.d_in} to {sae.num_latents}",
             str(sae.k),
             sae.variant,
-            f"{sae.fvu:.3f}",
-            _percent(sae.dead_share),
-            f"{sae.l0:.0f}",
+            "unknown" if sae.fvu is None else f"{sae.fvu:.3f}",
+            "unknown" if sae.dead_share is None else _percent(sae.dead_share),
+            "unknown" if sae.l0 is None else f"{sae.l0:.0f}",
         ]
         for sae in load_manifest(_REGISTRY / "manifest.yaml").saes
     ]
