@@ -33,15 +33,19 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
             "saeuron_guard.cli.upgrade:upgrade",
         ),
     ),
-    "registry": LazyCommand("saeuron_guard.cli.registry:registry", "Look up models, concepts and features."),
+    "registry": LazyCommand(
+        "saeuron_guard.cli.registry:registry",
+        "Look up models, concepts and features.",
+        members=("saeuron_guard.cli.add_model:add_model",),
+    ),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),
     "guard": LazyCommand("saeuron_guard.cli.guard:guard", "Look into a compiled guard."),
     "generate": LazyCommand("saeuron_guard.cli.generate:generate", "Draw a picture without and with the guard."),
     "verify": LazyCommand("saeuron_guard.cli.verify:verify", "Pass or fail a policy on audit prompts."),
     "sae": LazyCommand(
         "saeuron_guard.cli.sae:sae",
-        "Train, score and calibrate sparse autoencoders for a model.",
-        members=("saeuron_guard.cli.calibrate:calibrate",),
+        "Train, import, score and calibrate sparse autoencoders for a model.",
+        members=("saeuron_guard.cli.calibrate:calibrate", "saeuron_guard.cli.sae_import:import_command"),
     ),
     "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
 }

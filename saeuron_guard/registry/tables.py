@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from saeuron_guard.names import PROMPT_ROLES
 
-REVISION: Final = "0002"
+REVISION: Final = "0004"
 """The migration that these tables belong to; opening a database compares it without loading Alembic."""
 
 NAMING: Final = {
@@ -80,9 +80,9 @@ saes = Table(
     Column("num_latents", Integer, nullable=False),
     Column("k", Integer, nullable=False),
     Column("variant", NAME, nullable=False),
-    Column("fvu", Float, nullable=False),
-    Column("dead_share", Float, nullable=False),
-    Column("l0", Float, nullable=False),
+    Column("fvu", Float, nullable=True),
+    Column("dead_share", Float, nullable=True),
+    Column("l0", Float, nullable=True),
     Column("provenance", JSON, nullable=False),
     UniqueConstraint("name"),
     CheckConstraint("k > 0 AND k <= num_latents", name="k_within_latents"),
