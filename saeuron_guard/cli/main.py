@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
             "saeuron_guard.cli.validate:validate",
             "saeuron_guard.cli.explain:explain",
             "saeuron_guard.cli.fmt:fmt",
+            "saeuron_guard.cli.init:init",
             "saeuron_guard.cli.plan:plan",
             "saeuron_guard.cli.upgrade:upgrade",
         ),

@@ -23,6 +23,11 @@ def scalar_text(scalar: Scalar, *, flow: bool) -> str:
     return _written(text, "[{}]", [text]) if flow else _written(text, "k: {}", {"k": text})
 
 
+def scalar_value(text: str) -> str:
+    """``text`` as the value of a key, on one line."""
+    return _written(text, "k: {}", {"k": text})
+
+
 def key_text(key: str, *, flow: bool = False) -> str:
     """``key`` of a mapping on one line."""
     return _written(key, "{{{}: 0}}" if flow else "{}: 0", {key: 0})
