@@ -48,7 +48,8 @@ def run(*arguments: str | Path) -> Result:
     return result
 
 
-COMMANDS: dict[str, Callable[[Path, Path], list[str | Path]]] = {
+Command = Callable[[Path, Path], list[str | Path]]
+COMMANDS: dict[str, Command] = {
     "validate": lambda policy, _: ["policy", "validate", policy],
     "validate github": lambda policy, _: ["policy", "validate", "--format", "github", policy],
     "explain": lambda policy, _: ["policy", "explain", policy],
