@@ -156,7 +156,8 @@ class Runtime:
             )
         first = call.unconditional
         timestep = call.timestep if call.timestep.shape[0] == 1 else call.timestep[first:]
-        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)))
+        grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
+        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)), grid)
         counts = count(edited.firing, tables, (x.shape[0] - first) * x.shape[1])
         if edited.firing is None:
             return output, counts
