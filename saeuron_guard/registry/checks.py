@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from saeuron_guard.digests import digest_of_file
 from saeuron_guard.registry.artefact import ArtefactCheck, verify_artefacts
 from saeuron_guard.registry.manifest import load_manifest
-from saeuron_guard.registry.store import MANIFEST, FeatureRegistry
+from saeuron_guard.registry.store import FeatureRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def check_registry(registry: FeatureRegistry, prompt_digests: Mapping[tuple[str,
     ``prompt_digests``: (role, name) -> digest of the prompt sets that are at hand; those not at hand are not compared.
     Raises ManifestError when the manifest itself is not valid.
     """
-    path = registry.artefact_root / MANIFEST
+    path = registry.manifest_path
     manifest = load_manifest(path)
     digest, held = digest_of_file(path), registry.manifest_digest()
     problems = [*registry.damage()]
