@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, select
 from saeuron_guard.digests import digest_of_file
 from saeuron_guard.errors import ArtefactError, ManifestError, Problem
 from saeuron_guard.registry import tables
-from saeuron_guard.registry.artefact import Statistics, read_statistics
+from saeuron_guard.registry.artefact import Statistics, read_statistics, verify_artefacts
 from saeuron_guard.registry.changes import Changes, content_changes
 from saeuron_guard.registry.content import read_content, replace_content
 from saeuron_guard.registry.database import exists, migrating, reading
@@ -61,12 +61,28 @@ def bring_up_to_date(engine: Engine, manifest_path: Path, stamp: Stamp | None = 
     return True
 
 
-def read_source(manifest_path: Path) -> Source:
-    """Read and check a manifest and its statistics; raises ManifestError or ArtefactError."""
+def read_source(manifest_path: Path, *, every_file: bool = False) -> Source:
+    """Read and check a manifest and its statistics; raises ManifestError or ArtefactError.
+
+    ``every_file``: compare all other files that the manifest pins, too.
+    """
     digest = digest_of_file(manifest_path)
     manifest = load_manifest(manifest_path)
+    if every_file:
+        _require_files(manifest, manifest_path.parent)
     statistics = {run.name: read_run(manifest, run, manifest_path.parent) for run in manifest.scoring_runs}
     return Source(manifest, digest, statistics)
+
+
+def _require_files(manifest: Manifest, root: Path) -> None:
+    failed = [artefact for artefact in verify_artefacts(manifest, root) if not artefact.passed]
+    if failed:
+        lines = [
+            f"{root / artefact.path} (of {artefact.owner}): expected {artefact.expected}, "
+            f"got {artefact.actual or 'no such file'}"
+            for artefact in failed
+        ]
+        raise ArtefactError("\n".join([*lines, "restore these files, or record the digests of those that are meant"]))
 
 
 def migrate_if_needed(connection: Connection, stamp: Stamp) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import Connection, Table, select
 from saeuron_guard.registry import queries, tables
 from saeuron_guard.registry.artefact import FIGURES, Statistics
 from saeuron_guard.registry.manifest import Manifest
+from saeuron_guard.registry.reviews import all_reviews
 
 Ids = Mapping[str, int]
 Row = dict[str, Any]
@@ -29,6 +31,27 @@ def read_content(connection: Connection) -> Manifest:
         ),
         judges=tuple(queries.all_judges(connection)),
     )
+
+
+def read_manifest(connection: Connection) -> Manifest:
+    """The manifest that the database makes: its content, and every review."""
+    return dataclasses.replace(read_content(connection), reviews=tuple(all_reviews(connection)))
+
+
+def scores_differ(connection: Connection, run: str, statistics: Statistics) -> bool:
+    """Whether the database's scores of a run are others than its statistics."""
+    columns = tables.feature_scores.c
+    query = (
+        select(tables.feature_scores)
+        .join(tables.scoring_runs)
+        .where(tables.scoring_runs.c.name == run)
+        .order_by(columns.concept_id, columns.timestep, columns.rank)
+    )
+    held = [tuple(row) for row in connection.execute(query)]
+    concepts = {row.name: row.id for row in connection.execute(select(tables.concepts.c.name, tables.concepts.c.id))}
+    if not held or not concepts.keys() >= set(statistics.concepts):
+        return bool(held) or statistics.index.size > 0
+    return held != [tuple(row.values()) for row in score_rows(held[0][0], concepts, statistics)]
 
 
 def replace_content(connection: Connection, manifest: Manifest, statistics: Mapping[str, Statistics]) -> None:

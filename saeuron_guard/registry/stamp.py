@@ -39,12 +39,13 @@ def moment_text(moment: datetime) -> str:
     """A time as the registry writes it: UTC, to the second. Raises ValueError for one without a time zone."""
     if moment.tzinfo is None:
         raise ValueError(f"{moment} has no time zone")
-    return moment.astimezone(UTC).strftime(FORMAT)
+    return moment.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
 
 
 def is_moment(text: str) -> bool:
     """Whether ``text`` is a time as the registry writes it."""
     try:
-        return datetime.strptime(text, FORMAT).strftime(FORMAT) == text  # noqa: DTZ007 - the Z in FORMAT means UTC
+        moment = datetime.strptime(text, FORMAT).replace(tzinfo=UTC)
     except ValueError:
         return False
+    return moment_text(moment) == text
