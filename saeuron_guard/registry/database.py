@@ -155,7 +155,8 @@ def _clear_errors(engine: Engine) -> Iterator[None]:
         cause = str(error.orig).strip()
         if any(sign in cause for sign in ("not a database", "malformed", "no such table", "no such column")):
             advice = "it is damaged or something else: " + (
-                "delete it, and the next command builds it from the manifest"
+                "restore it from a copy; or move it away, and the next command builds a new one from the manifest, "
+                "without the reviews and records that were in this one only"
                 if Path(str(engine.url.database)).name == BUILT_FILE and configured_url() is None
                 else f"name another database in {DATABASE_VARIABLE} or --database, or restore this one from a copy"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saeuron_guard.errors import RegistryError
 from saeuron_guard.registry.database import writing
+from saeuron_guard.registry.events import HEAD_KEY
 from saeuron_guard.registry.manifest import rounded
 from saeuron_guard.registry.pages import feature_page
 from saeuron_guard.registry.recorded import add_guard, add_policy, add_verification
@@ -11,6 +12,7 @@ from saeuron_guard.registry.records import GuardRecord, PolicyRecord, Review, Ve
 from saeuron_guard.registry.reviews import add_reviews
 from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.store import FeatureRegistry
+from saeuron_guard.registry.tables import meta
 
 
 def record_review(registry: FeatureRegistry, feature: str, verdict: Verdict, why: str, stamp: Stamp) -> Review:
@@ -54,8 +56,10 @@ def record_verification(
 
 def require_writable(registry: FeatureRegistry) -> None:
     """Raise RegistryError unless the database can be written to, now: before long work that is to be recorded."""
-    with writing(registry.engine):
-        pass
+    with writing(registry.engine) as connection:
+        # SQLite finds out at the first write only, not when it takes the lock; undone, it leaves the file as it was.
+        connection.execute(meta.update().where(meta.c.key == HEAD_KEY).values(value=meta.c.value))
+        connection.rollback()
 
 
 def _words(what: str, text: str) -> str:
