@@ -138,6 +138,33 @@ def test_options_reach_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     }  # fmt: skip
 
 
+def test_what_was_verified_is_recorded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy, guard and each run with its verdict; nothing with --no-record, and none of a guard that is another."""
+
+    def runs() -> list[Any]:
+        stated = json.loads(call("registry", "history", "no-pistol", "--format", "json").stdout)
+        return [event["payload"] for event in stated if event["kind"] == "verification"]
+
+    answer_with(monkeypatch, result_of())
+    call("verify", "policy.yaml")
+    before = runs()
+    call("verify", "policy.yaml", "--no-record")
+    assert runs() == before
+    answer_with(monkeypatch, result_of(concepts=(concept_of(guarded_shown=40),)))
+    assert call("verify", "policy.yaml").exit_code == 1
+    *others, last = runs()
+    assert others == before
+    assert (last["verdict"], last["exit_code"], last["images"], last["seeds"]) == ("fail", 1, 4, [1])
+    (guard,) = json.loads(call("registry", "guards", "--format", "json").stdout)
+    assert (guard["verification"]["verdict"], guard["digest"]) == ("fail", last["guard_digest"])
+    assert guard["verification"]["figures"]["concepts"][0]["concept"] == "pistol"
+    monkeypatch.setattr(run, "run_verify", lambda *_, **__: result_of())
+    stale = call("verify", "policy.yaml")
+    assert stale.exit_code == 3
+    assert "it changed meanwhile, and nothing was recorded" in stale.stderr
+    assert runs() == [*before, last]
+
+
 @pytest.mark.parametrize(
     "arguments", [("--seeds", "1,x"), ("--seeds", ""), ("--max-images-per-concept", "0"), ("--format", "xml")]
 )
