@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 
 from saeuron_guard.errors import InvalidFile, Problem
-from saeuron_guard.names import API_VERSION
+from saeuron_guard.names import API_VERSION, OLDER_POLICY_VERSIONS
 from saeuron_guard.strict_yaml import Pointer, Refused, place_of, read_yaml
 from saeuron_guard.wording import describe, did_you_mean, one_of, pointer_text, quote
 
 LARGEST_FILE: Final = 256 * 1024
 """Bytes of the largest file that is read unless the caller allows more."""
 
+_Schema = Mapping[str, Any]
 _Violation = Any
 """A jsonschema ValidationError; its types call every field possibly unset, which those it reports never are."""
 
@@ -69,7 +71,8 @@ def draft_document(path: Path, *, max_bytes: int = LARGEST_FILE, error: type[Inv
 
     Refused values are ``Refused`` objects. Raises ``error`` when the file cannot be read, is too large or not UTF-8.
     """
-    reading = read_yaml(_read_text(path, max_bytes, error), str(path))
+    text = read_text(path, max_bytes=max_bytes, error=error).removeprefix("\ufeff")
+    reading = read_yaml(text, str(path))
     problems = tuple(sorted(reading.problems))
     return Document(reading.value, reading.file, problems, reading.places, reading.key_places)
 
@@ -90,7 +93,7 @@ def schema_problems(document: Document, schema: Mapping[str, Any]) -> list[Probl
     for error in Draft202012Validator(schema).iter_errors(document.value):
         if not isinstance(error.instance, Refused):
             explain = _EXPLANATIONS.get(str(error.validator), _explain_value)
-            problems += explain(document, tuple(error.absolute_path), error)
+            problems += explain(document, tuple(error.absolute_path), error, schema)
     return sorted(dict.fromkeys(problems))
 
 
@@ -104,14 +107,37 @@ def _header_problems(document: Document, kind: str) -> list[Problem]:
         ]
     version, found = document.value.get("apiVersion", API_VERSION), document.value.get("kind", kind)
     if isinstance(version, str) and version != API_VERSION:
-        message = f"unknown apiVersion {quote(version)}. This release reads {quote(API_VERSION)}"
-        return [document.problem(("apiVersion",), message + "; write that, or install the release that reads yours")]
+        return [document.problem(("apiVersion",), _other_version(version, document.file, kind))]
     if isinstance(found, str) and found != kind:
         return [document.problem(("kind",), f"expected kind {quote(kind)}, got {quote(found)}")]
     return []
 
 
-def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _declared(schema: Mapping[str, Any], pointer: Pointer) -> Mapping[str, Any]:
+    """The part of ``schema`` that describes the value at ``pointer``; conditions (if, then, else) describe nothing."""
+    found: Mapping[str, Any] = schema
+    for part in pointer:
+        found = found.get("items", {}) if isinstance(part, int) else found.get("properties", {}).get(part, {})
+        if "$ref" in found:
+            found = {**schema.get("$defs", {}).get(found["$ref"].rpartition("/")[2], {}), **found}
+    return found
+
+
+def _other_version(version: str, file: str, kind: str) -> str:
+    """What is to be done about a file that is not of this release's version."""
+    older = OLDER_POLICY_VERSIONS if kind == "Policy" else ()
+    if version in older:
+        return (
+            f'apiVersion {quote(version)} is an older version; run "saeuron-guard policy upgrade {shlex.quote(file)}"'
+        )
+    hint = did_you_mean(version, (API_VERSION, *older))
+    return (
+        f"unknown apiVersion {quote(version)}. This release reads {quote(API_VERSION)}; "
+        "write that, or install the release that reads yours" + (f".{hint}" if hint else "")
+    )
+
+
+def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     known: dict[str, Any] = error.schema.get("properties", {})
     for key in error.instance:
         if key not in known:
@@ -120,24 +146,43 @@ def _explain_unknown_keys(document: Document, pointer: Pointer, error: _Violatio
             yield document.key_problem((*pointer, key), f"unknown key {quote(key)} ({where}).{hint}")
 
 
-def _explain_missing_keys(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_missing_keys(
+    document: Document, pointer: Pointer, error: _Violation, schema: _Schema
+) -> Iterator[Problem]:
     for key in error.validator_value:
         if key not in error.instance:
-            hint = _expected(error.schema.get("properties", {}).get(key, {}))
+            hint = _expected(_declared(schema, (*pointer, key)))
             where = f" in {pointer_text(pointer)}" if pointer else ""
             yield document.key_problem(pointer, f"missing key {quote(key)}{where}" + (f" ({hint})" if hint else ""))
 
 
-def _explain_alternatives(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_alternatives(
+    document: Document, pointer: Pointer, error: _Violation, schema: _Schema
+) -> Iterator[Problem]:
     keys = [key for inner in error.context if inner.validator == "required" for key in inner.validator_value]
-    if keys:
+    if isinstance(error.instance, dict) and (meant := _meant(error)):
+        for inner in meant:
+            explain = _EXPLANATIONS.get(str(inner.validator), _explain_value)
+            yield from explain(document, tuple(inner.absolute_path), inner, schema)
+    elif keys:
         where = f" in {pointer_text(pointer)}" if pointer else ""
         yield document.key_problem(pointer, f"missing key {one_of([quote(key) for key in keys])}{where}")
     else:
-        yield from _explain_value(document, pointer, error)
+        yield from _explain_value(document, pointer, error, schema)
 
 
-def _explain_repetition(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _meant(error: _Violation) -> list[_Violation]:
+    """What breaks the one alternative that is meant by a mapping where other alternatives are no mappings."""
+    by_alternative: dict[Any, list[_Violation]] = {}
+    for inner in error.context:
+        by_alternative.setdefault(inner.schema_path[0], []).append(inner)
+    mappings = [
+        found for found in by_alternative.values() if not any(one.validator == "type" and not one.path for one in found)
+    ]
+    return mappings[0] if len(mappings) == 1 < len(by_alternative) else []
+
+
+def _explain_repetition(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     for (first, one), (second, other) in itertools.combinations(enumerate(error.instance), 2):
         if one == other:
             where, earlier = pointer_text((*pointer, second)), pointer_text((*pointer, first))
@@ -145,7 +190,7 @@ def _explain_repetition(document: Document, pointer: Pointer, error: _Violation)
             return
 
 
-def _explain_value(document: Document, pointer: Pointer, error: _Violation) -> Iterator[Problem]:
+def _explain_value(document: Document, pointer: Pointer, error: _Violation, _: _Schema) -> Iterator[Problem]:
     expected = _expected(error.schema) or f"a value that fits {error.validator} {error.validator_value}"
     hint = did_you_mean(error.instance, _choices(error)) if isinstance(error.instance, str) else ""
     where = f" ({pointer_text(pointer)})" if pointer else ""
@@ -156,7 +201,7 @@ def _explain_value(document: Document, pointer: Pointer, error: _Violation) -> I
         yield document.problem(pointer, message)
 
 
-_EXPLANATIONS: Final[dict[str, Callable[[Document, Pointer, _Violation], Iterable[Problem]]]] = {
+_EXPLANATIONS: Final[dict[str, Callable[[Document, Pointer, _Violation, _Schema], Iterable[Problem]]]] = {
     "additionalProperties": _explain_unknown_keys,
     "anyOf": _explain_alternatives,
     "required": _explain_missing_keys,
@@ -199,7 +244,11 @@ def _got(value: Any) -> str:
     return f"an empty {empty}" if empty else describe(value)
 
 
-def _read_text(path: Path, max_bytes: int, error: type[InvalidFile]) -> str:
+def read_text(path: Path, *, max_bytes: int = LARGEST_FILE, error: type[InvalidFile] = InvalidFile) -> str:
+    """What a file that people write says, a byte order mark included.
+
+    Raises ``error`` when the file cannot be read, is too large or not UTF-8.
+    """
     file = str(path)
     try:
         if path.is_dir():
@@ -212,10 +261,15 @@ def _read_text(path: Path, max_bytes: int, error: type[InvalidFile]) -> str:
         raise error([Problem(file, 0, 0, "there is no such file")]) from None
     except (OSError, ValueError) as cause:
         raise error([Problem(file, 0, 0, f"the file cannot be read: {cause}")]) from None
+    return decoded(data, file, max_bytes=max_bytes, error=error)
+
+
+def decoded(data: bytes, file: str, *, max_bytes: int = LARGEST_FILE, error: type[InvalidFile] = InvalidFile) -> str:
+    """``data`` as text; raises ``error`` when it is too large or not UTF-8, naming ``file``."""
     if len(data) > max_bytes:
         raise error([Problem(file, 0, 0, f"the file is larger than {max_bytes} bytes, the most that is read")])
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode("utf-8")
     except UnicodeDecodeError as cause:
         before = data[: cause.start].decode("utf-8")
         message = f"byte 0x{data[cause.start]:02x} is not UTF-8; save the file as UTF-8"

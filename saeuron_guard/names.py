@@ -6,7 +6,11 @@ import re
 from typing import Final
 
 API_VERSION: Final = "saeuron-guard/v1"
-GUARD_FORMAT: Final = "saeuron-guard/guard-v1"
+
+OLDER_POLICY_VERSIONS: Final = ("saeuron-guard/v1alpha1",)
+"""Versions of policies that ``policy upgrade`` brings to API_VERSION, the oldest first."""
+
+GUARD_FORMAT: Final = "saeuron-guard/guard-v2"
 
 STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong": 1.5, "max": 2.0}
 """What the named strengths mean; 1 is the calibrated operating point of a concept."""
@@ -22,6 +26,21 @@ THRESHOLDS: Final = ("midpoint", "mean")
 midpoint: half-way between the feature's mean on the concept and on the others, or ``mean`` if that is higher.
 mean: the mean over all concepts of the domain, as in SAeUron's paper.
 """
+
+ACTIONS: Final = ("scale", "replace", "reflect", "detect")
+"""What is done where a concept fires; the first is the default, the last edits nothing."""
+
+MODES: Final = ("observe", "warn", "enforce")
+"""Whether a rule's action is carried out, mildest first; only enforce, the default, edits anything."""
+
+SEVERITIES: Final = ("low", "medium", "high", "critical")
+"""How bad an image of a concept would be, mildest first."""
+
+STATUSES: Final = ("experimental", "stable", "deprecated")
+"""How far a policy is to be relied on; the first is the default."""
+
+EXPECTATIONS: Final = ("trigger", "clear")
+"""What a policy's test expects of the guard: that it acts, or that it does not."""
 
 GUARD_METHODS: Final = ("guard", "guard-all-branches")
 """Those of the REMOVAL_METHODS that are the registry's calibration; the second edits the unconditional branch too."""

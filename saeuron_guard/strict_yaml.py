@@ -68,7 +68,7 @@ def read_yaml(text: str, file: str) -> Reading:
         reading.problems += [_unseen_problem(file, text, match) for match in unseen]
         return reading
     try:
-        reading.read(yaml.parse(text, _FAST_LOADER))
+        reading.read(yaml_events(text))
     except _TooDeepError as error:
         (event,) = error.args
         reading.value = reading.refuse(event, f"nested more than {DEEPEST} levels deep")
@@ -79,6 +79,11 @@ def read_yaml(text: str, file: str) -> Reading:
         reading.value = Refused()
         reading.problems.append(Problem(file, 0, 0, "the file is empty"))
     return reading
+
+
+def yaml_events(text: str) -> Iterator[Any]:
+    """The events of PyYAML's parser for ``text``, the same that ``read_yaml`` reads; raises yaml.MarkedYAMLError."""
+    return iter(yaml.parse(text, _FAST_LOADER))
 
 
 class _TooDeepError(Exception):

@@ -43,6 +43,11 @@ def one_of(known: Iterable[str]) -> str:
     return f"{', '.join(some)} or {last}" if some else last
 
 
+def count_of(number: int, noun: str) -> str:
+    """``1 feature``, ``2 features``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def pointer_text(pointer: tuple[str | int, ...]) -> str:
     """A place in a document as people write it: ``concepts[2].concept``."""
     text = ""

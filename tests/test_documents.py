@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from saeuron_guard import strict_yaml
-from saeuron_guard.documents import Document, read_document, schema_problems
+from saeuron_guard.documents import Document, document_problems, read_document, schema_problems
 from saeuron_guard.errors import InvalidFile, ManifestError
 from saeuron_guard.strict_yaml import Refused, read_yaml
 
@@ -228,3 +228,37 @@ def test_refused_values_are_reported_once() -> None:
     document = Document(reading.value, "f", tuple(reading.problems), reading.places, reading.key_places)
     assert len(document.problems) == 4
     assert schema_problems(document, SCHEMA) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "answer"),
+    [
+        ("Policy", "saeuron-guard/v1", None),
+        (
+            "Policy",
+            "saeuron-guard/v1alpha1",
+            "is an older version; run \"saeuron-guard policy upgrade 'my file.yaml'\"",
+        ),
+        (
+            "Policy",
+            "saeuron-guard/v1alpha2",
+            "install the release that reads yours. Did you mean 'saeuron-guard/v1alpha1'?",
+        ),
+        (
+            "PromptSet",
+            "saeuron-guard/v1alpha1",
+            "install the release that reads yours. Did you mean 'saeuron-guard/v1'?",
+        ),
+        (
+            "Policy",
+            "9",
+            "unknown apiVersion '9'. This release reads 'saeuron-guard/v1'; write that, or install the release",
+        ),
+    ],
+)
+def test_another_version_is_answered_with_what_to_do(kind: str, version: str, answer: str | None) -> None:
+    """An older policy names the command that upgrades it; what no release ever read, the nearest that one reads."""
+    document = Document({"apiVersion": version, "kind": kind}, "my file.yaml")
+    problems = [problem.message for problem in document_problems(document, {}, kind)]
+    assert len(problems) == (answer is not None)
+    assert all(answer and answer in problem for problem in problems)

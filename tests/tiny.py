@@ -117,7 +117,7 @@ def make_rule(
         FeatureEdit(index, 1.0, rank, (True,) * times, (mean,) * times, (threshold,) * times)
         for rank, index in enumerate(features)
     )
-    return Rule(concept, "object", "scale", strength, multiplier, edits, "made for a test")
+    return Rule(concept, "object", "scale", "enforce", "medium", strength, multiplier, edits, "made for a test")
 
 
 def make_point(
@@ -153,6 +153,7 @@ def make_config(points: Sequence[HookpointConfig], *, fingerprint: str = "", bra
         hookpoints=tuple(points),
         merges=(),
         collisions=(),
+        waivers=(),
         digest="",
     )
     return replace(unpinned, digest=guard_digest(unpinned))

@@ -52,9 +52,9 @@ def saes_table() -> str:
             f"{sae.d_in} to {sae.num_latents}",
             str(sae.k),
             sae.variant,
-            f"{sae.fvu:.3f}",
-            _percent(sae.dead_share),
-            f"{sae.l0:.0f}",
+            unknown_or(sae.fvu, "{:.3f}"),
+            unknown_or(None if sae.dead_share is None else 100 * sae.dead_share, "{:.1f} %"),
+            unknown_or(sae.l0, "{:.0f}"),
         ]
         for sae in load_manifest(_REGISTRY / "manifest.yaml").saes
     ]
@@ -115,3 +115,8 @@ def _figures() -> dict[str, Any]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def unknown_or(figure: float | None, form: str) -> str:
+    """A figure in the ``form`` of ``str.format``; "unknown" where nobody measured it."""
+    return "unknown" if figure is None else form.format(figure)

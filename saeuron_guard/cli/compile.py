@@ -11,6 +11,7 @@ import click
 
 from saeuron_guard.cli.recording import note_guard, record_option, require_recordable
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.wording import count_of
 
 if TYPE_CHECKING:
     from saeuron_guard.compiler.config import GuardConfig
@@ -34,6 +35,7 @@ def compile_command(file: Path, folder: Path, force: bool, record: bool) -> None
     """
     from saeuron_guard.compiler.compile import compile_policy
     from saeuron_guard.policy.load import load_policy
+    from saeuron_guard.policy.waivers import waiver_lines
     from saeuron_guard.registry.store import FeatureRegistry
 
     refuse_to_lose_files(folder, force)
@@ -47,6 +49,7 @@ def compile_command(file: Path, folder: Path, force: bool, record: bool) -> None
             note_guard(registry, policy, config)
     click.echo(f"{folder}: {summary(config)}")
     click.echo(f"guard {config.digest}")
+    click.echo("\n".join(waiver_lines(policy.waivers)))
 
 
 def refuse_to_lose_files(folder: Path, force: bool) -> None:
@@ -91,11 +94,7 @@ def summary(config: GuardConfig) -> str:
         len({edit.index for rule in hookpoint.rules for edit in rule.features}) for hookpoint in config.hookpoints
     )
     return (
-        f"{_count(len(concepts), 'concept')}, {_count(features, 'feature')} at "
-        f"{_count(len(config.hookpoints), 'hookpoint')}; {_count(len(config.merges), 'merge')}, "
-        f"{_count(len(config.collisions), 'collision')} with retained concepts"
+        f"{count_of(len(concepts), 'concept')}, {count_of(features, 'feature')} at "
+        f"{count_of(len(config.hookpoints), 'hookpoint')}; {count_of(len(config.merges), 'merge')}, "
+        f"{count_of(len(config.collisions), 'collision')} with retained concepts"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

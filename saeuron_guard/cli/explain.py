@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from saeuron_guard.policy.waivers import waiver_lines, waivers_json
+
 if TYPE_CHECKING:
     from saeuron_guard.compiler.explain import ExplainedConcept, ExplainedPoint, Explanation
 
@@ -34,7 +36,8 @@ def explain(file: Path, concept: str | None, limit: int, layout: str) -> None:
     with FeatureRegistry.open() as registry:
         explanation = explain_policy(policy, registry, concept)
     if layout == "json":
-        click.echo(json.dumps(asdict(explanation), indent=2, ensure_ascii=False))
+        value = asdict(explanation) | {"waivers": waivers_json(explanation.waivers)}
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(as_text(explanation, limit)))
 
@@ -43,13 +46,14 @@ def as_text(explanation: Explanation, limit: int) -> Iterator[str]:
     """The explanation as lines for a terminal, with at most ``limit`` features a hookpoint."""
     yield f"policy {explanation.policy} {explanation.version} for model {explanation.model}"
     yield f"guard  {explanation.guard_digest}"
+    yield from waiver_lines(explanation.waivers)
     for concept in explanation.concepts:
         yield ""
         yield from _concept_lines(concept, limit)
 
 
 def _concept_lines(concept: ExplainedConcept, limit: int) -> Iterator[str]:
-    yield f"{concept.concept} ({concept.domain}), strength {concept.strength:g}"
+    yield f"{concept.concept} ({concept.domain}), {concept.action}, {concept.mode}, strength {concept.strength:g}"
     figures = ", ".join(f"{name} {value:g}" for name, value in sorted(concept.figures.items()))
     if figures:
         yield f"  calibration: {figures}"

@@ -11,6 +11,7 @@ import click
 from saeuron_guard.cli.files import make_folder, write_text
 from saeuron_guard.cli.progress import StageProgress
 from saeuron_guard.cli.tables import aligned
+from saeuron_guard.policy.waivers import waiver_lines, waivers_json
 
 if TYPE_CHECKING:
     from saeuron_guard.compiler.config import GuardConfig
@@ -51,7 +52,8 @@ def generate(file: Path, prompt: str, seed: int, folder: Path, layout: str) -> N
         drawing = _draw(config, registry, prompt, seed)
     report = _report(policy, config, prompt, seed, drawing.report)
     _write(folder, policy, prompt, seed, drawing, report)
-    click.echo(json.dumps(report, indent=2, ensure_ascii=False) if layout == "json" else _text(folder, drawing.report))
+    text = "\n".join([*_lines(drawing.report), *waiver_lines(policy.waivers), "", f"{folder / 'side_by_side.png'}"])
+    click.echo(json.dumps(report, indent=2, ensure_ascii=False) if layout == "json" else text)
 
 
 def _draw(config: GuardConfig, registry: FeatureRegistry, text: str, seed: int) -> GuardedDrawing:
@@ -69,6 +71,7 @@ def _draw(config: GuardConfig, registry: FeatureRegistry, text: str, seed: int) 
 def _report(policy: Policy, config: GuardConfig, prompt: str, seed: int, guard: dict[str, Any]) -> dict[str, Any]:
     return {
         "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest},
+        "waivers": waivers_json(policy.waivers),
         "guard": {"digest": config.digest, "report": guard},
         "model": config.model,
         "model_fingerprint": config.model_fingerprint,
@@ -96,7 +99,7 @@ def _write(
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
-def _text(folder: Path, report: dict[str, Any]) -> str:
+def _lines(report: dict[str, Any]) -> list[str]:
     rows = [
         (
             found["concept"],
@@ -108,5 +111,4 @@ def _text(folder: Path, report: dict[str, Any]) -> str:
         for found in report["concepts"]
     ]
     headers = ("concept", "fired", "steps", "positions", "peak / threshold")
-    lines = aligned(headers, rows, right=headers[2:])
-    return "\n".join([*lines, "", f"{folder / 'side_by_side.png'}"])
+    return aligned(headers, rows, right=headers[2:])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from saeuron_guard.cli.compile import summary
+from saeuron_guard.compiler.waived import applied_lines
 from saeuron_guard.errors import ArtefactError
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def inspect(folder: Path, layout: str) -> None:
     if layout == "json":
         click.echo(json.dumps(asdict(config), indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(as_text(config)))
+        click.echo("\n".join(as_text(config, datetime.now(UTC).date())))
 
 
 _BRANCHES = {
@@ -60,13 +62,14 @@ def read_guard(folder: Path) -> GuardConfig:
     return parse_guard_json(text, str(path))
 
 
-def as_text(config: GuardConfig) -> Iterator[str]:
-    """A guard as lines for a terminal."""
+def as_text(config: GuardConfig, today: date) -> Iterator[str]:
+    """A guard as lines for a terminal, its waivers as they stand ``today``."""
     yield f"policy {config.policy_name} {config.policy_version}, {config.policy_digest}"
     yield f"guard  {config.digest}"
     yield f"model  {config.model}, {config.model_fingerprint}"
     yield f"edits  {_BRANCHES[config.branches]}"
     yield summary(config)
+    yield from applied_lines(config.waivers, today)
     for hookpoint in config.hookpoints:
         yield ""
         yield from _hookpoint_lines(hookpoint)
@@ -89,6 +92,6 @@ def _hookpoint_lines(hookpoint: HookpointConfig) -> Iterator[str]:
     yield f"  {len(hookpoint.timesteps)} timesteps {first}..{last}, largest gap {hookpoint.largest_gap}"
     for rule in hookpoint.rules:
         yield (
-            f"  {rule.concept} ({rule.domain}): {rule.action}, strength {rule.strength:g}, "
+            f"  {rule.concept} ({rule.domain}): {rule.action}, {rule.mode}, strength {rule.strength:g}, "
             f"multiplier {rule.multiplier:g}, {len(rule.features)} features"
         )

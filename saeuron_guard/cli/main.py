@@ -24,13 +24,21 @@ DEBUG_VARIABLE: Final = "SAEURON_GUARD_DEBUG"
 COMMANDS: Final[dict[str, LazyCommand]] = {
     "policy": LazyCommand(
         "saeuron_guard.cli.policy:policy",
-        "Check, explain and describe policy files.",
-        members=("saeuron_guard.cli.explain:explain", "saeuron_guard.cli.plan:plan"),
+        "Check, format, explain and describe policy files.",
+        members=(
+            "saeuron_guard.cli.validate:validate",
+            "saeuron_guard.cli.explain:explain",
+            "saeuron_guard.cli.fmt:fmt",
+            "saeuron_guard.cli.init:init",
+            "saeuron_guard.cli.plan:plan",
+            "saeuron_guard.cli.upgrade:upgrade",
+        ),
     ),
     "registry": LazyCommand(
         "saeuron_guard.cli.registry:registry",
         "Look up, review and record models, concepts and features.",
         members=(
+            "saeuron_guard.cli.add_model:add_model",
             "saeuron_guard.cli.registry_show:show",
             "saeuron_guard.cli.registry_reviews:approve",
             "saeuron_guard.cli.registry_reviews:reject",
@@ -47,8 +55,8 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "verify": LazyCommand("saeuron_guard.cli.verify:verify", "Pass or fail a policy on audit prompts."),
     "sae": LazyCommand(
         "saeuron_guard.cli.sae:sae",
-        "Train, score and calibrate sparse autoencoders for a model.",
-        members=("saeuron_guard.cli.calibrate:calibrate",),
+        "Train, import, score and calibrate sparse autoencoders for a model.",
+        members=("saeuron_guard.cli.calibrate:calibrate", "saeuron_guard.cli.sae_import:import_command"),
     ),
     "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
 }
@@ -56,7 +64,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
 EXIT_CODES: Final = (
     (0, "done; for verify: the policy passed"),
     (1, "the policy failed its verification"),
-    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid"),
+    (2, "wrong usage, or a file that people write (policy, prompt set) is not valid, or would change under --check"),
     (3, "could not evaluate, or a model, database or other artefact is not as expected"),
     (4, "passed with warnings under --strict"),
     (5, "policy plan --detailed-exitcode: something changes"),

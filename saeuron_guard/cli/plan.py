@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from saeuron_guard.cli.tables import aligned
+from saeuron_guard.policy.waivers import waiver_lines, waivers_json
 
 if TYPE_CHECKING:
     from saeuron_guard.compiler.plan import Change, Plan
@@ -43,17 +44,23 @@ def plan(ctx: click.Context, old: Path, new: Path, detailed_exitcode: bool, layo
     with FeatureRegistry.open() as registry:
         found = plan_policies(before, after, registry)
     if layout == "json":
-        click.echo(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(as_text(found)))
     if detailed_exitcode and found.changes:
         ctx.exit(CHANGED)
 
 
+def _as_json(plan: Plan) -> dict[str, Any]:
+    old, new = (asdict(side) | {"waivers": waivers_json(side.waivers)} for side in (plan.old, plan.new))
+    return {"old": old, "new": new, "changes": [asdict(change) for change in plan.changes]}
+
+
 def as_text(plan: Plan) -> Iterator[str]:
     """The plan as lines for a terminal."""
     for name, side in (("old", plan.old), ("new", plan.new)):
         yield f"{name}  {side.policy} {side.version}  policy {side.policy_digest}  guard {side.guard_digest}"
+        yield from (f"     {line}" for line in waiver_lines(side.waivers))
     if not plan.changes:
         yield "nothing changes"
         return
@@ -66,9 +73,10 @@ def as_text(plan: Plan) -> Iterator[str]:
 
 
 def _told(change: Change) -> str:
+    waived = f", waived: {change.waiver}" if change.waiver else ""
     if change.before is None and not change.field:
         return f"added ({change.after})"
     if change.after is None and not change.field:
-        return f"removed (was {change.before})"
+        return f"removed (was {change.before}){waived}"
     unset = "as calibrated"
-    return f"{change.field} {change.before or unset} -> {change.after or unset}"
+    return f"{change.field} {change.before or unset} -> {change.after or unset}{waived}"

@@ -152,6 +152,9 @@ def _number(value: float | None) -> str:
 
 
 def _cell(value: object) -> str:
+    """A value of a record; None is what nobody measured, and must not look like a number."""
+    if value is None:
+        return "unknown"
     return _number(value) if isinstance(value, float) else str(value)
 
 

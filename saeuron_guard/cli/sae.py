@@ -60,7 +60,7 @@ def layout_option(command: _Command) -> _Command:
 
 @click.group()
 def sae() -> None:
-    """Train and score sparse autoencoders for a model."""
+    """Train, import, score and calibrate sparse autoencoders for a model."""
 
 
 @sae.command()

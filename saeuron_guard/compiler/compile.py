@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -10,14 +10,17 @@ from itertools import pairwise
 from saeuron_guard.compiler.collisions import collisions
 from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.compiler.files import guard_digest
-from saeuron_guard.compiler.lookup import RulePoint, look_up
+from saeuron_guard.compiler.lookup import look_up
 from saeuron_guard.compiler.merge import Claim, merge
-from saeuron_guard.compiler.select import best_features, edits_of, rounded, with_threshold
+from saeuron_guard.compiler.mistakes import selection_mistake
+from saeuron_guard.compiler.points import RulePoint
+from saeuron_guard.compiler.select import chosen_features, edits_of, rounded, with_threshold
 from saeuron_guard.compiler.source import FeatureSource
+from saeuron_guard.compiler.waived import applied_waivers
+from saeuron_guard.compiler.why import why
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import GUARD_FORMAT
 from saeuron_guard.policy.model import Policy
-from saeuron_guard.wording import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
         hookpoints=_hookpoints(points, kept),
         merges=merges,
         collisions=_collisions(points, kept, found.retained, registry),
+        waivers=applied_waivers(policy.waivers),
         digest="",
     )
     return Compiled(replace(config, digest=guard_digest(config)), tuple(points))
@@ -65,35 +69,13 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
 
 def _claim(point: RulePoint, threshold: str, registry: FeatureSource, problems: list[Problem]) -> Claim:
     """The features that a rule chooses at a hookpoint, each with the threshold that the policy asks for."""
-    scores = registry.scores(point.run.name, point.concept.name, max_rank=point.features)
-    chosen = [with_threshold(score, threshold) for score in best_features(scores, point.features)]
-    kept = max(Counter(score.timestep for score in scores).values(), default=0)
-    if 0 < kept < point.features:
-        problems.append(_problem(point, _too_few(point, kept)))
-    elif not chosen:
-        problems.append(_problem(point, _nothing_selected(point)))
-    return Claim(point.concept.name, point.sae.name, point.push, point.rule.strength == 0, tuple(chosen))
-
-
-def _problem(point: RulePoint, message: str) -> Problem:
-    place = point.rule.place
-    return Problem(place.file, place.line, place.column, message)
-
-
-def _too_few(point: RulePoint, kept: int) -> str:
-    return (
-        f"the rule for {quote(point.concept.name)} asks for the {point.features} best features of {point.sae.name}, "
-        f"but run {quote(point.run.name)} keeps only {kept} of each timestep. Set max_features to at most {kept}, "
-        f"or score the concept anew and keep more."
-    )
-
-
-def _nothing_selected(point: RulePoint) -> str:
-    return (
-        f"no feature of {point.sae.name} speaks for concept {quote(point.concept.name)}: none of its {point.features} "
-        f"best features in run {quote(point.run.name)} has a score above 0 at any timestep, so the rule would do "
-        f"nothing. Score the concept anew, or remove the rule."
-    )
+    best_only = None if point.indices else point.features
+    scores = registry.scores(point.run.name, point.concept.name, max_rank=best_only)
+    chosen = [with_threshold(score, threshold) for score in chosen_features(scores, point)]
+    mistake = selection_mistake(point, scores, chosen)
+    if mistake:
+        problems.append(point.rule.place.problem(mistake))
+    return Claim(point.concept.name, point.sae.name, point.push, not point.rule.edits, tuple(chosen))
 
 
 def _hookpoints(points: Iterable[RulePoint], kept: dict[tuple[str, str], Claim]) -> tuple[HookpointConfig, ...]:
@@ -124,25 +106,14 @@ def _rule(point: RulePoint, claim: Claim) -> Rule:
     return Rule(
         concept=point.concept.name,
         domain=point.concept.domain,
-        action="scale",
+        action=point.rule.action,
+        mode=point.rule.mode,
+        severity=point.rule.severity,
         strength=rounded(point.rule.strength),
         multiplier=rounded(point.multiplier),
         features=edits_of(claim.chosen, point.run.timesteps),
-        why=_why(point, claim),
+        why=why(point, claim),
     )
-
-
-def _why(point: RulePoint, claim: Claim) -> str:
-    count = "by calibration" if point.rule.max_features is None else "by the policy"
-    multiplier = "by calibration" if point.rule.multiplier is None else "by the policy"
-    best = "best feature" if point.features == 1 else f"{point.features} best features"
-    text = (
-        f"the {best} of each timestep ({count}) by method {point.run.method} in run {point.run.name}; "
-        f"multiplier {multiplier}"
-    )
-    if point.rule.strength == 0:
-        text = f"strength 0: watched, not edited; {text}"
-    return text if claim.chosen else f"{text}; stronger rules edit all of them, see merges"
 
 
 def largest_gap(timesteps: Sequence[int]) -> int:
@@ -162,6 +133,6 @@ def _collisions(
     found: list[Collision] = []
     for point in points:
         claim = kept[point.sae.name, point.concept.name]
-        if point.rule.strength != 0:
+        if point.rule.edits:
             found += collisions(claim, point.run.name, point.features, retained, registry)
     return tuple(sorted(found, key=lambda collision: (collision.feature, collision.concept, collision.retained)))

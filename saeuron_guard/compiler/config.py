@@ -26,16 +26,24 @@ class FeatureEdit:
 class Rule:
     """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features.
 
-    A rule of strength 0 edits nothing; its features are watched.  ``features`` is empty when stronger rules edit all.
+    A rule edits only with mode enforce, an action other than detect and a strength above 0; otherwise its features are
+    watched.  ``features`` is empty when stronger rules edit all.
     """
 
     concept: str
     domain: str
     action: str
+    mode: str
+    severity: str
     strength: float
     multiplier: float
     features: tuple[FeatureEdit, ...]
     why: str
+
+    @property
+    def applied(self) -> float:
+        """The strength with which activations are edited: 0 for rules that only watch."""
+        return self.strength if self.mode == "enforce" and self.action != "detect" else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,21 @@ class Collision:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedWaiver:
+    """A waiver under which the policy loosens what it extends.
+
+    ``covers`` names the settings that are loosened, ``expires`` is the last day on which that may be.
+    """
+
+    what: str
+    covers: tuple[str, ...]
+    reason: str
+    owner: str
+    ticket: str
+    expires: str
+
+
+@dataclass(frozen=True, slots=True)
 class GuardConfig:
     """A compiled policy. ``branches``: one of ``names.BRANCHES``; ``digest`` covers all other fields."""
 
@@ -92,4 +115,5 @@ class GuardConfig:
     hookpoints: tuple[HookpointConfig, ...]
     merges: tuple[Merge, ...]
     collisions: tuple[Collision, ...]
+    waivers: tuple[AppliedWaiver, ...]
     digest: str

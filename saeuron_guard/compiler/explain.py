@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from saeuron_guard.compiler.compile import compile_with_points
 from saeuron_guard.compiler.config import Collision, FeatureEdit, GuardConfig, HookpointConfig, Merge, Rule
-from saeuron_guard.compiler.lookup import RulePoint
+from saeuron_guard.compiler.points import RulePoint
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import feature_name
-from saeuron_guard.policy.model import Policy
+from saeuron_guard.policy.model import Policy, Waiver
 from saeuron_guard.wording import did_you_mean, quote
 
 
@@ -53,6 +53,9 @@ class ExplainedConcept:
     concept: str
     domain: str
     title: str
+    action: str
+    mode: str
+    severity: str
     strength: float
     points: tuple[ExplainedPoint, ...]
     merges: tuple[Merge, ...]
@@ -70,6 +73,7 @@ class Explanation:
     policy_digest: str
     guard_digest: str
     model: str
+    waivers: tuple[Waiver, ...]
     concepts: tuple[ExplainedConcept, ...]
 
 
@@ -90,6 +94,7 @@ def explain_policy(policy: Policy, registry: FeatureSource, concept: str | None 
         policy_digest=config.policy_digest,
         guard_digest=config.digest,
         model=config.model,
+        waivers=policy.waivers,
         concepts=tuple(
             _concept(config, [point for point in compiled.points if point.concept.name == name])
             for name in names
@@ -105,6 +110,9 @@ def _concept(config: GuardConfig, points: list[RulePoint]) -> ExplainedConcept:
         concept=name,
         domain=record.domain,
         title=record.title,
+        action=points[0].rule.action,
+        mode=points[0].rule.mode,
+        severity=points[0].rule.severity,
         strength=points[0].rule.strength,
         points=tuple(_point(point, *_rule_of(config, point)) for point in points),
         merges=tuple(merge for merge in config.merges if name == merge.kept or name in merge.dropped),

@@ -12,7 +12,7 @@ from saeuron_guard.compiler.soundness import unsound
 from saeuron_guard.digests import canonical_json, digest_of
 from saeuron_guard.errors import ArtefactError
 
-_ONE_LINE: Final = frozenset({"features", "merges", "collisions"})
+_ONE_LINE: Final = frozenset({"features", "merges", "collisions", "waivers"})
 """Lists whose entries take one line each, so that a diff shows one changed feature as one changed line."""
 
 _SHORT: Final = frozenset({"timesteps"})

@@ -5,32 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from saeuron_guard.compiler.points import RulePoint, rule_points, several_runs
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import Problem
-from saeuron_guard.policy.model import ConceptRule, Place, Policy
-from saeuron_guard.registry.records import Calibration, ConceptRecord, ModelRecord, SaeRecord, ScoringRun
+from saeuron_guard.policy.model import Policy
+from saeuron_guard.registry.records import ConceptRecord, ModelRecord
 from saeuron_guard.wording import did_you_mean, quote
 
 LIST_HINT = 'List them with "saeuron-guard registry list".'
 MODELS_HINT = 'List them with "saeuron-guard registry list --models".'
-
-
-@dataclass(frozen=True, slots=True)
-class RulePoint:
-    """What one rule does at one hookpoint: the ``features`` best features of a timestep times ``multiplier``."""
-
-    rule: ConceptRule
-    concept: ConceptRecord
-    calibration: Calibration
-    sae: SaeRecord
-    run: ScoringRun
-    features: int
-    multiplier: float
-
-    @property
-    def push(self) -> float:
-        """How hard the rule pushes: |strength * multiplier|."""
-        return abs(self.rule.strength * self.multiplier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,73 +33,62 @@ def look_up(policy: Policy, registry: FeatureSource) -> Lookup:
     problems: list[Problem] = []
     model = models.get(policy.model)
     if model is None:
-        problems.append(_problem(policy.model_place, _unknown("model", policy.model, models)))
+        problems.append(policy.model_place.problem(_unknown("model", policy.model, models)))
+    elif policy.fingerprint not in ("", model.fingerprint):
+        problems.append(policy.places.get("target.fingerprint", policy.model_place).problem(_other(model, policy)))
     points: list[RulePoint] = []
     for number, rule in enumerate(policy.concepts):
         if rule.concept not in concepts:
-            problems.append(_problem(rule.place, _unknown("concept", rule.concept, concepts)))
+            problems.append(rule.place.problem(_no_concept(rule.concept, registry)))
         elif any(rule.concept == earlier.concept for earlier in policy.concepts[:number]):
-            problems.append(_problem(rule.place, f"concept {quote(rule.concept)} has two rules; keep one"))
+            problems.append(rule.place.problem(f"concept {quote(rule.concept)} has two rules; keep one"))
         elif model is not None:
-            points += _points(rule, concepts[rule.concept], model, registry, problems)
-    problems += _several_runs(points)
+            found, faults = rule_points(rule, concepts[rule.concept], model, registry)
+            points += found
+            problems += faults
+    problems += several_runs(points)
     retained = _retained(policy, concepts, problems)
     return Lookup(model, tuple(points), retained, tuple(problems))
 
 
-def _points(
-    rule: ConceptRule, concept: ConceptRecord, model: ModelRecord, registry: FeatureSource, problems: list[Problem]
-) -> list[RulePoint]:
-    calibration = registry.calibration(model.name, concept.name)
-    if calibration is None or not calibration.points:
-        message = (
-            f"concept {quote(concept.name)} has no calibration for model {quote(model.name)}, so no strength is known "
-            f'for it. Remove the rule, or calibrate the concept; see "saeuron-guard registry show {concept.name}".'
-        )
-        problems.append(_problem(rule.place, message))
-        return []
-    return [
-        RulePoint(
-            rule=rule,
-            concept=concept,
-            calibration=calibration,
-            sae=registry.sae(point.sae),
-            run=registry.run(point.run),
-            features=point.features if rule.max_features is None else rule.max_features,
-            multiplier=point.multiplier if rule.multiplier is None else rule.multiplier,
-        )
-        for point in calibration.points
-    ]
-
-
-def _several_runs(points: Iterable[RulePoint]) -> Iterable[Problem]:
-    """One hookpoint has one table of timesteps, so all its rules need the same SAE and scoring run."""
-    first: dict[str, RulePoint] = {}
-    for point in points:
-        other = first.setdefault(point.sae.hookpoint, point)
-        if (other.sae.name, other.run.name) != (point.sae.name, point.run.name):
-            yield _problem(
-                point.rule.place,
-                f"concept {quote(point.concept.name)} is calibrated at {point.sae.hookpoint} with run "
-                f"{quote(point.run.name)}, but {quote(other.concept.name)} with run {quote(other.run.name)}; a guard "
-                f"takes one run for each hookpoint. Calibrate both with the same run, or put them in two policies.",
-            )
+def _other(model: ModelRecord, policy: Policy) -> str:
+    return (
+        f"the policy is for model {quote(policy.model)} with fingerprint {policy.fingerprint}, but the registry's was "
+        f"made for {model.fingerprint}. Verify the policy against that model, then pin its fingerprint."
+    )
 
 
 def _retained(policy: Policy, concepts: dict[str, ConceptRecord], problems: list[Problem]) -> tuple[str, ...]:
+    retain, removed = policy.retain, {rule.concept: rule.place for rule in policy.concepts}
     domains = {concept.domain for concept in concepts.values()}
-    mistakes = [_unknown("domain", domain, domains) for domain in policy.retain.domains if domain not in domains]
-    mistakes += [_unknown("concept", name, concepts) for name in policy.retain.concepts if name not in concepts]
-    problems += [_problem(policy.retain.place, mistake) for mistake in mistakes]
-    removed = {rule.concept for rule in policy.concepts}
-    wanted = {concept.name for concept in concepts.values() if concept.domain in policy.retain.domains}
-    return tuple(sorted((wanted | set(policy.retain.concepts)) - removed))
+    mistakes = {f"domains.{name}": _unknown("domain", name, domains) for name in retain.domains if name not in domains}
+    mistakes |= {
+        f"concepts.{name}": _unknown("concept", name, concepts) for name in retain.concepts if name not in concepts
+    }
+    mistakes |= {
+        f"concepts.{name}": f"concept {quote(name)} is retained here but removed, too; drop one of the two"
+        for name in retain.concepts
+        if name in removed
+    }
+    for name, mistake in mistakes.items():
+        problems.append(policy.places.get(f"retain.{name}", retain.place).problem(mistake))
+    wanted = {concept.name for concept in concepts.values() if concept.domain in retain.domains}
+    return tuple(sorted((wanted | set(retain.concepts)) - set(removed)))
+
+
+def _no_concept(name: str, registry: FeatureSource) -> str:
+    """Why a rule's concept is none: another word for one, a group of them, or unknown."""
+    for group, members in registry.groups().items():
+        if name == group.name:
+            names = ", ".join(member.name for member in members)
+            return f"{quote(name)} is a group of concepts; write a rule for each that is to be removed: {names}"
+    concepts = registry.concepts()
+    for concept in concepts:
+        if name.casefold() in {alias.casefold() for alias in concept.aliases}:
+            return f"unknown concept {quote(name)}: the registry calls it {quote(concept.name)}; write that"
+    return _unknown("concept", name, [concept.name for concept in concepts])
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     hint = MODELS_HINT if kind == "model" else LIST_HINT
     return f"unknown {kind} {quote(name)}.{did_you_mean(name, known)} {hint}"
-
-
-def _problem(place: Place, message: str) -> Problem:
-    return Problem(place.file, place.line, place.column, message)

@@ -15,7 +15,7 @@ from saeuron_guard.registry.records import FeatureScore
 class Claim:
     """The features of ``sae`` that the rule of ``concept`` chose; ``push`` is the rule's |strength * multiplier|.
 
-    ``idle``: the rule has strength 0 and only watches.
+    ``idle``: the rule edits nothing and only watches.
     """
 
     concept: str
@@ -25,23 +25,23 @@ class Claim:
     chosen: tuple[FeatureScore, ...]
 
     @property
-    def rank(self) -> tuple[bool, float, str]:
-        """Sorts claims, strongest first: those that edit, the largest push, the first concept by name."""
-        return (self.idle, -self.push, self.concept)
+    def rank(self) -> tuple[float, str]:
+        """Sorts claims that edit, strongest first: the largest push, the first concept by name."""
+        return (-self.push, self.concept)
 
 
 def merge(claims: Iterable[Claim]) -> tuple[tuple[Claim, ...], tuple[Merge, ...]]:
     """Give each feature of an SAE, at each timestep, to the strongest claim that chose it there.
 
-    So a feature is edited once in every denoising step, no rule gets less than it asked for, and rules of strength 0
-    watch only what nobody edits.
+    So a feature is edited once in every denoising step, and no rule gets less than it asked for.  Rules that only watch
+    take no feature from anybody and lose none.
     Neither result depends on the order of ``claims``, and merging in parts gives the same claims as merging all at
     once.  Concepts are unique within an SAE.
     Returns the claims by (SAE, concept), without what stronger ones took, and the record of what was settled.
     """
     ordered = sorted(claims, key=lambda claim: (claim.sae, claim.concept))
     strongest: dict[tuple[str, int, int], Claim] = {}
-    for claim in sorted(ordered, key=lambda claim: claim.rank):
+    for claim in sorted((claim for claim in ordered if not claim.idle), key=lambda claim: claim.rank):
         for score in claim.chosen:
             strongest.setdefault((claim.sae, score.index, score.timestep), claim)
 
@@ -50,7 +50,7 @@ def merge(claims: Iterable[Claim]) -> tuple[tuple[Claim, ...], tuple[Merge, ...]
     for claim in ordered:
         own: list[FeatureScore] = []
         for score in claim.chosen:
-            winner = strongest[claim.sae, score.index, score.timestep]
+            winner = claim if claim.idle else strongest[claim.sae, score.index, score.timestep]
             if winner is claim:
                 own.append(score)
             else:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from saeuron_guard.compiler.compile import compile_policy
 from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.names import feature_name
-from saeuron_guard.policy.model import ConceptRule, Policy
+from saeuron_guard.policy.model import Policy, Waiver
+from saeuron_guard.policy.settings import (
+    RULE,
+    Key,
+    Settings,
+    key_text,
+    setting_of,
+    settings_of,
+    value_text,
+)
+from saeuron_guard.policy.waivers import waiver_text
 
 Effect = Literal["tightens", "loosens", ""]
 """Whether more is removed or demanded afterwards, or less; empty where that cannot be said of the change alone."""
@@ -18,13 +28,13 @@ Effect = Literal["tightens", "loosens", ""]
 Facts = Mapping[str, Mapping[str, str]]
 """For each thing, by name, its fields in words."""
 
-_PRESENT: Final = "is"
-"""The one field of things that are there or not."""
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One field of one thing before and after; None where the thing was not, or is no longer, there."""
+    """One field of one thing before and after; None where the thing was not, or is no longer, there.
+
+    ``waiver``: the waiver of the new policy that allows it to be looser than what that extends, in words, or "".
+    """
 
     section: str
     name: str
@@ -32,6 +42,7 @@ class Change:
     before: str | None
     after: str | None
     effect: Effect
+    waiver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Side:
     version: str
     policy_digest: str
     guard_digest: str
+    waivers: tuple[Waiver, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,60 +69,112 @@ def plan_policies(old: Policy, new: Policy, registry: FeatureSource) -> Plan:
     """What putting ``new`` in the place of ``old`` changes; raises CompileError when one of them does not compile."""
     before, after = compile_policy(old, registry), compile_policy(new, registry)
     changes = [
-        *_compared("target", _target(old), _target(new)),
-        *_compared("concept", _concepts(old), _concepts(new)),
-        *_compared("retain", _retained(old), _retained(new)),
-        *_compared("audit", _audit(old), _audit(new)),
+        *_setting_changes(old, new),
+        *_compared("test", _tests(old), _tests(new)),
+        *_compared("waiver", _waivers(before), _waivers(after)),
         *_compared("feature", _features(before), _features(after)),
         *_compared("collision", _collisions(before), _collisions(after)),
     ]
-    return Plan(_side(before), _side(after), tuple(changes))
+    return Plan(_side(old, before), _side(new, after), tuple(changes))
 
 
-def _side(config: GuardConfig) -> Side:
-    return Side(config.policy_name, config.policy_version, config.policy_digest, config.digest)
+def _side(policy: Policy, config: GuardConfig) -> Side:
+    return Side(policy.name, policy.version, policy.digest, config.digest, policy.waivers)
 
 
-def _target(policy: Policy) -> Facts:
-    fields = {"model": policy.model, "branches": policy.branches, "threshold": policy.threshold}
-    return {"target": fields}
+def _setting_changes(old: Policy, new: Policy) -> Iterator[Change]:
+    """Every setting that differs; a concept that comes or goes is one change, with what is said about it."""
+    before, after = settings_of(old), settings_of(new)
+    waived = {setting: waiver for waiver in new.waivers for setting in waiver.covers}
+    for key in sorted(before.keys() | after.keys()):
+        part_of_concept = key[0] == "concepts" and len(key) > 2
+        if before.get(key) == after.get(key) or (part_of_concept and not (key in before and key in after)):
+            continue
+        waiver = waived.get(key_text(key))
+        yield Change(
+            *_named(key),
+            _told(key, before),
+            _told(key, after),
+            _effect(key, before, after),
+            waiver_text(waiver) if waiver else "",
+        )
 
 
-def _concepts(policy: Policy) -> Facts:
-    return {rule.concept: _rule_fields(rule) for rule in policy.concepts}
+def _named(key: Key) -> tuple[str, str, str]:
+    """A setting as section, name and field: a concept's, a retained thing's, or the policy's own."""
+    if key[0] == "concepts":
+        return "concept", key[1], key[-1] if len(key) > 2 else ""
+    if len(key) == 3:
+        return "retain", f"{key[1].removesuffix('s')} {key[2]}", ""
+    return key[0], key[0], key[1]
 
 
-def _rule_fields(rule: ConceptRule) -> dict[str, str]:
-    fields = {"strength": f"{rule.strength:g}", "removal": f"{rule.removal:g}"}
-    if rule.multiplier is not None:
-        fields["multiplier"] = f"{rule.multiplier:g}"
-    if rule.max_features is not None:
-        fields["max_features"] = str(rule.max_features)
-    return fields
+def _told(key: Key, settings: Settings) -> str | None:
+    """A setting in words; of a concept, what its rule says beyond defaults; None for what is absent or unset."""
+    value = settings.get(key)
+    if value in (None, "", ()):
+        return None
+    if value is not True:
+        return value_text(key, value)
+    return _rule_text(key, settings) if key[0] == "concepts" else "retained"
 
 
-def _retained(policy: Policy) -> Facts:
-    named = {f"domain {name}": {_PRESENT: "retained"} for name in policy.retain.domains}
-    named |= {f"concept {name}": {_PRESENT: "retained"} for name in policy.retain.concepts}
-    return named | {"retain": {"max_loss": f"{policy.retain.max_loss:g}"}}
+def _rule_text(key: Key, settings: Settings) -> str:
+    told = {inner: settings[(*key, *inner)] for inner in RULE}
+    return ", ".join(
+        f"{inner[-1]} {value_text((*key, *inner), value)}"
+        for inner, value in told.items()
+        if value != RULE[inner].default or inner in (("strength",), ("require", "removal"))
+    )
 
 
-def _audit(policy: Policy) -> Facts:
-    seeds = ", ".join(map(str, sorted(policy.audit.seeds)))
-    return {"audit": {"prompts": policy.audit.prompts, "seeds": seeds, "minimum_n": str(policy.audit.minimum_n)}}
+def _effect(key: Key, before: Settings, after: Settings) -> Effect:
+    """Which way a change goes by the setting's own order; a rule that only watches goes neither way."""
+    there = before if key in before else after
+    if there[key] is True and key[0] == "concepts" and not _edits(key, there):
+        return ""
+    setting = setting_of(key)
+    was, becomes = before.get(key, setting.default), after.get(key, setting.default)
+    stricter, looser = setting.at_least(was, becomes), setting.at_least(becomes, was)
+    if stricter == looser:
+        return ""
+    return "tightens" if stricter else "loosens"
+
+
+def _edits(key: Key, settings: Settings) -> bool:
+    action, mode, strength = (settings[(*key, name)] for name in ("action", "mode", "strength"))
+    return bool(action != "detect" and mode == "enforce" and strength != 0)
+
+
+def _tests(policy: Policy) -> Facts:
+    return {
+        f"{test.prompt!r} (seed {test.seed}){f' for {test.concept}' if test.concept else ''}": {
+            "expect": test.expect,
+            **({"todo": test.todo} if test.todo else {}),
+        }
+        for test in policy.tests
+    }
+
+
+def _waivers(config: GuardConfig) -> Facts:
+    """The waivers that loosen something, with what they cover."""
+    return {
+        f"{waiver.what} ({waiver.ticket})": {"covers": ", ".join(waiver.covers), "expires": waiver.expires}
+        for waiver in config.waivers
+    }
 
 
 def _features(config: GuardConfig) -> Facts:
     """What each edited feature is edited for and how; the same feature may serve several concepts at other times."""
     return {
         f"{feature_name(point.sae, edit.index)} for {rule.concept}": {
-            "push": f"{rule.strength:g} x ({rule.multiplier:g} mean z - z)",
+            "push": f"{rule.applied:g} x ({rule.multiplier:g} mean z - z)",
             "timesteps": str(sum(edit.active)),
             "threshold": f"{max(edit.threshold):.4g}",
         }
         for point in config.hookpoints
         for rule in point.rules
-        if rule.strength != 0
+        if rule.applied
         for edit in rule.features
     }
 
@@ -126,37 +190,12 @@ def _compared(section: str, old: Facts, new: Facts) -> Iterator[Change]:
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         if before is None or after is None:
-            there = (before if after is None else after) or {}
-            told = ", ".join(value if field == _PRESENT else f"{field} {value}" for field, value in there.items())
-            idle = there.get("strength") == "0"
-            effect: Effect = "" if idle else _effect_of_presence(section, added=before is None)
-            yield Change(section, name, "", told if before else None, told if after else None, effect)
+            told = ", ".join(
+                f"{field} {value}" for field, value in ((before if after is None else after) or {}).items()
+            )
+            yield Change(section, name, "", told if before else None, told if after else None, "")
             continue
         for field in dict.fromkeys((*before, *after)):
             was, becomes = before.get(field), after.get(field)
             if was != becomes:
-                yield Change(section, name, field, was, becomes, _effect_of(field, was, becomes))
-
-
-def _effect_of_presence(section: str, *, added: bool) -> Effect:
-    if section not in ("concept", "retain"):
-        return ""
-    return "tightens" if added else "loosens"
-
-
-_TIGHTER: Final[Mapping[str, Callable[[float, float], bool]]] = {
-    "strength": lambda old, new: new > old,
-    "removal": lambda old, new: new > old,
-    "minimum_n": lambda old, new: new > old,
-    "max_features": lambda old, new: new > old,
-    "multiplier": lambda old, new: new < old,
-    "max_loss": lambda old, new: new < old,
-}
-"""Fields of which more, or less, is stricter."""
-
-
-def _effect_of(field: str, before: str | None, after: str | None) -> Effect:
-    """A field that only one side sets (an expert's override of the calibration) cannot be compared."""
-    if field not in _TIGHTER or before is None or after is None:
-        return ""
-    return "tightens" if _TIGHTER[field](float(before), float(after)) else "loosens"
+                yield Change(section, name, field, was, becomes, "")

@@ -7,12 +7,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from saeuron_guard.compiler.config import FeatureEdit
+from saeuron_guard.compiler.points import RulePoint
 from saeuron_guard.registry.records import FeatureScore
 
 
 def best_features(scores: Iterable[FeatureScore], count: int) -> list[FeatureScore]:
     """The scores of the ``count`` best features of each timestep, as far as they speak for the concept (score > 0)."""
     return [score for score in scores if score.rank < count and score.score > 0]
+
+
+def chosen_features(scores: Iterable[FeatureScore], point: RulePoint) -> list[FeatureScore]:
+    """The scores that a rule's selection takes: the best ones, or those that it names, within its window.
+
+    ``min_score`` holds for either; a feature that the policy names may otherwise have any score.
+    """
+    rule, indices = point.rule, point.indices
+    least, window = rule.selection.min_score, rule.window
+    if indices is None:
+        found = best_features(scores, point.features)
+    else:
+        found = [score for score in scores if score.index in indices]
+    return [
+        score
+        for score in found
+        if (least is None or score.score >= least) and (window is None or score.timestep in window)
+    ]
 
 
 def with_threshold(score: FeatureScore, threshold: str) -> FeatureScore:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
-from saeuron_guard.names import BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH
+from saeuron_guard.names import BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH, MODES
 
-ACTIONS = ("scale",)
+RUN_ACTIONS: Final = ("scale", "detect")
+"""Those of ``names.ACTIONS`` that this release carries out."""
 
 
 def unsound(config: GuardConfig) -> Iterator[str]:
@@ -48,8 +50,10 @@ def _unsound_hookpoint(hookpoint: HookpointConfig) -> Iterator[str]:
 
 def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
     where = f"{hookpoint.hookpoint}, {rule.concept}"
-    if rule.action not in ACTIONS:
-        yield f"{where}: unknown action {rule.action!r}, this release knows {', '.join(ACTIONS)}"
+    if rule.action not in RUN_ACTIONS:
+        yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(RUN_ACTIONS)}"
+    if rule.mode not in MODES:
+        yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
     if not 0 <= rule.strength <= LARGEST_STRENGTH:
         yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
     indices = [edit.index for edit in rule.features]
@@ -69,7 +73,7 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
 def _edited_twice(hookpoint: HookpointConfig) -> Iterator[str]:
     """Two rules on one feature at one timestep: the compiler settles that, so such a file does not come from there."""
     owners: dict[tuple[int, int], str] = {}
-    for rule in hookpoint.rules:
+    for rule in (rule for rule in hookpoint.rules if rule.applied):
         for edit in rule.features:
             rivals = {
                 owners.setdefault((edit.index, t), rule.concept) for t, active in enumerate(edit.active) if active

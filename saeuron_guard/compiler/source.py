@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from saeuron_guard.registry.records import (
@@ -24,11 +24,17 @@ class FeatureSource(Protocol):
     def concepts(self, domain: str | None = None) -> Sequence[ConceptRecord]:
         """All concepts, or those of one domain."""
 
+    def groups(self) -> Mapping[ConceptRecord, Sequence[ConceptRecord]]:
+        """The groups of concepts with their members."""
+
     def sae(self, name: str) -> SaeRecord:
         """One sparse autoencoder."""
 
     def run(self, name: str) -> ScoringRun:
         """One scoring run."""
+
+    def runs(self, concept: str | None = None) -> Sequence[ScoringRun]:
+        """All scoring runs, or those that scored a concept."""
 
     def calibration(self, model: str, concept: str) -> Calibration | None:
         """The chosen operating points of a concept on a model, or None when it was never calibrated."""

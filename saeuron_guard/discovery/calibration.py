@@ -69,6 +69,10 @@ class Proposal:
         """All concepts, or those of one domain."""
         return self._registry.concepts(domain)
 
+    def groups(self) -> Mapping[ConceptRecord, Sequence[ConceptRecord]]:
+        """The groups of concepts with their members."""
+        return self._registry.groups()
+
     def sae(self, name: str) -> SaeRecord:
         """One sparse autoencoder."""
         return self._registry.sae(name)
@@ -76,6 +80,10 @@ class Proposal:
     def run(self, name: str) -> ScoringRun:
         """One scoring run."""
         return self._registry.run(name)
+
+    def runs(self, concept: str | None = None) -> Sequence[ScoringRun]:
+        """All scoring runs, or those that scored a concept."""
+        return self._registry.runs(concept)
 
     def calibration(self, model: str, concept: str) -> Calibration | None:  # noqa: ARG002 - FeatureSource's signature
         """The proposed calibration."""
@@ -206,14 +214,12 @@ def _policy_against(concept: str, model: str, branches: str, threshold: str) -> 
         name="calibration",
         version="0.0.0",
         owner="",
-        description="",
         model=model,
         branches=branches,
         threshold=threshold,
-        concepts=(ConceptRule(concept, 1.0, None, None, 1.0, place),),
+        concepts=(ConceptRule(concept, place, removal=1.0),),
         retain=Retain((), (), 0.0, place),
         audit=Audit("", (), 1, place),
-        digest="",
         file="calibration",
         model_place=place,
     )

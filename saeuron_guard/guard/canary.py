@@ -77,10 +77,10 @@ def expected(x: Tensor, timesteps: Tensor, point: HookpointConfig, coder: Sparse
 
 
 def change(latent: float, time: int, rule: Rule, edit: FeatureEdit) -> float:
-    """By how much a rule changes a latent: ``strength (multiplier mu z - z)`` where it fires, else 0."""
+    """By how much an editing rule changes a latent: ``strength (multiplier mu z - z)`` where it fires, else 0."""
     if not edit.active[time] or latent <= 0 or latent <= edit.threshold[time]:
         return 0.0
-    return rule.strength * (rule.multiplier * edit.mean[time] * latent - latent)
+    return rule.applied * (rule.multiplier * edit.mean[time] * latent - latent)
 
 
 def compare(x: Tensor, output: Tensor, wanted: Tensor, point: HookpointConfig) -> None:

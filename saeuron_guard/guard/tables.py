@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
+from saeuron_guard.compiler.soundness import RUN_ACTIONS
 from saeuron_guard.errors import ArtefactError, GuardNotEffective
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from saeuron_guard.shapes import (
@@ -26,7 +27,6 @@ from saeuron_guard.shapes import (
     TimeTable,
 )
 
-ACTIONS = ("scale",)
 """Actions that this version can carry out."""
 
 
@@ -90,7 +90,7 @@ class HookpointTables:
             column_slots=column_slots,
             membership=torch.tensor([[rule.concept == name for name in concepts] for rule, _ in columns]),
             multiplier=torch.tensor([rule.multiplier for rule, _ in columns], dtype=torch.float32),
-            strength=torch.tensor([rule.strength for rule, _ in columns], dtype=torch.float32),
+            strength=torch.tensor([rule.applied for rule, _ in columns], dtype=torch.float32),
             timesteps=torch.tensor(config.timesteps, dtype=torch.float32),
             mean=torch.tensor([edit.mean for _, edit in columns], dtype=torch.float32).T.contiguous(),
             threshold=torch.tensor([edit.threshold for _, edit in columns], dtype=torch.float32).T.contiguous(),
@@ -150,10 +150,10 @@ def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit
     """Raise ArtefactError for no features at all, an unknown action, and features that can't be looked up or clash."""
     place = config.hookpoint
     for rule in config.rules:
-        if rule.action not in ACTIONS:
+        if rule.action not in RUN_ACTIONS:
             raise ArtefactError(
-                f"{place}: action {rule.action!r} for {rule.concept!r} is unknown here; expected {', '.join(ACTIONS)}. "
-                "Update saeuron-guard, or compile the policy with this version"
+                f"{place}: action {rule.action!r} for {rule.concept!r} is unknown here; expected "
+                f"{', '.join(RUN_ACTIONS)}. Update saeuron-guard, or compile the policy with this version"
             )
     if not columns:
         raise ArtefactError(f"{place}: no rule selects a feature, so the guard would do nothing there")
@@ -165,6 +165,8 @@ def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit
         if {len(edit.active), len(edit.mean), len(edit.threshold)} != {times}:
             raise ArtefactError(f"{place}: feature {edit.index} has not one entry for each of {times} timesteps")
         active = {(edit.index, time) for time in range(times) if edit.active[time]}
+        if rule.applied == 0:
+            continue
         if active & edited:
             raise ArtefactError(
                 f"{place}: two rules edit feature {edit.index} at one timestep; compile the policy again"

@@ -93,12 +93,18 @@ class _Parts:
             yield self.document.problem(pointer, f"{quote(name)} is of domain {domain}, not {quote(concept['domain'])}")
 
     def sae_problems(self) -> Iterator[Problem]:
+        """An SAE's model exists, its width is that of the hookpoint if that was measured, and k is possible."""
         yield from self.reference_problems("saes", "model", "models")
+        models = self.named("models")
         for position, sae in enumerate(self.lists.get("saes", [])):
             if sae["k"] > sae["num_latents"]:
                 yield self.document.problem(
                     ("saes", position, "k"), f"expected at most num_latents = {sae['num_latents']}, got {sae['k']}"
                 )
+            width = models.get(sae["model"], {}).get("hookpoints", {}).get(sae["hookpoint"], sae["d_in"])
+            if sae["d_in"] != width:
+                message = f"expected {width}, the width of {sae['hookpoint']} of {sae['model']}, got {sae['d_in']}"
+                yield self.document.problem(("saes", position, "d_in"), message)
 
     def run_problems(self) -> Iterator[Problem]:
         yield from self.reference_problems("scoring_runs", "sae", "saes")

@@ -39,6 +39,9 @@ LARGEST_MANIFEST: Final = 8 << 20
 SIGNIFICANT_DIGITS: Final = 6
 """Of floating-point numbers as written: more than any figure here means, few enough to read."""
 
+_MAYBE: Final = "float | None"
+"""The annotation of a number that may be unknown: the manifest leaves it out then."""
+
 _HEADER: Final = """\
 # What this registry holds and how it came about: models, sparse autoencoders, concepts, scores, calibrations, judges.
 # The program writes this file; people review it. README.md beside it explains the fields.
@@ -137,8 +140,10 @@ def _record(kind: type[Any], entry: Mapping[str, Any]) -> Any:
     """A record from a checked entry: whole numbers become floats and lists tuples where the record says so."""
     values = dict(entry)
     for field in dataclasses.fields(kind):
-        if field.name in values and field.type == "float":
+        if field.name in values and field.type in {"float", _MAYBE}:
             values[field.name] = float(values[field.name])
+        elif field.type == _MAYBE:
+            values[field.name] = None
     for name in ("timesteps", "aliases"):
         if name in values:
             values[name] = tuple(values[name])
@@ -170,7 +175,10 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
 
 def _entry(record: Any) -> dict[str, Any]:
-    """A record's fields in their order, with the keys inside of them sorted; without fields that have their default."""
+    """A record's fields in their order, with the keys inside of them sorted.
+
+    Fields that have their default are left out, and numbers that nobody knows.
+    """
     values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
     return {field.name: rounded(value) for field, value in values.items() if not _is_default(field, value)}
 
@@ -178,6 +186,8 @@ def _entry(record: Any) -> dict[str, Any]:
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
     if field.default is not dataclasses.MISSING:
         return bool(value == field.default)
+    if field.type == _MAYBE:
+        return value is None
     return field.default_factory is not dataclasses.MISSING and bool(value == field.default_factory())
 
 

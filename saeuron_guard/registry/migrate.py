@@ -12,7 +12,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.engine import URL
 
 from saeuron_guard.errors import RegistryError
-from saeuron_guard.registry.database import DATABASE_VARIABLE, migrating, shown
+from saeuron_guard.registry.database import DATABASE_VARIABLE, migrating, shown, without_secrets
 from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.tables import REVISION, meta
 from saeuron_guard.resources import data_folder
@@ -47,7 +47,7 @@ def require_current(connection: Connection) -> None:
 
 def migrate_command(url: URL) -> str:
     """The command that makes or migrates the database at ``url``; a password stays hidden."""
-    return f"saeuron-guard registry migrate --database {url.render_as_string()}"
+    return f"saeuron-guard registry migrate --database {without_secrets(url).render_as_string()}"
 
 
 def refuse_unknown(connection: Connection) -> None:

@@ -38,7 +38,10 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class SaeRecord:
-    """A sparse autoencoder at one hookpoint of one model; ``path`` holds ``cfg.json`` and ``sae.safetensors``."""
+    """A sparse autoencoder at one hookpoint of one model; ``path`` holds ``cfg.json`` and ``sae.safetensors``.
+
+    ``fvu``, ``dead_share`` and ``l0`` are None where nobody measured them, as with an imported SAE: unknown is not 0.
+    """
 
     name: str
     model: str
@@ -49,9 +52,9 @@ class SaeRecord:
     num_latents: int
     k: int
     variant: str
-    fvu: float
-    dead_share: float
-    l0: float
+    fvu: float | None
+    dead_share: float | None
+    l0: float | None
     provenance: dict[str, object]
 
 

@@ -94,7 +94,8 @@ _SAES: Final = _list_of(
         "dead_share": _SHARE,
         "l0": _NOT_NEGATIVE,
         "provenance": _ANYTHING,
-    }
+    },
+    optional=("fvu", "dead_share", "l0"),  # left out where nobody measured them
 )
 
 _CONCEPTS: Final = _list_of(

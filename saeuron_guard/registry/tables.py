@@ -23,7 +23,7 @@ from sqlalchemy import (
 from saeuron_guard.names import PROMPT_ROLES
 from saeuron_guard.registry.records import VERDICTS
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The migration that these tables belong to; opening a database compares it without loading Alembic."""
 
 NAMING: Final = {
@@ -88,9 +88,9 @@ saes = Table(
     Column("num_latents", Integer, nullable=False),
     Column("k", Integer, nullable=False),
     Column("variant", NAME, nullable=False),
-    Column("fvu", Float, nullable=False),
-    Column("dead_share", Float, nullable=False),
-    Column("l0", Float, nullable=False),
+    Column("fvu", Float, nullable=True),
+    Column("dead_share", Float, nullable=True),
+    Column("l0", Float, nullable=True),
     Column("provenance", JSON, nullable=False),
     UniqueConstraint("name"),
     CheckConstraint("k > 0 AND k <= num_latents", name="k_within_latents"),

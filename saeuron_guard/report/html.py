@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saeuron_guard.names import CONFIDENCE
-from saeuron_guard.report.text import RETAIN_NAMES, percent, points
-from saeuron_guard.verify.evaluate import SHOWN
+from saeuron_guard.policy.waivers import waiver_lines
+from saeuron_guard.report.text import kept_rows, percent, points, test_rows
+from saeuron_guard.verify.evaluate import SHOWN, level
 from saeuron_guard.verify.figures import ConceptFigures, JudgedPair
 from saeuron_guard.verify.metrics import Interval
 from saeuron_guard.verify.result import VerifyResult
@@ -55,9 +56,11 @@ def render_html(result: VerifyResult) -> str:
         result=result,
         evaluation=evaluation,
         removed=list(zip(result.concepts, evaluation.concepts, strict=True)),
-        kept=[(result.ira, evaluation.ira), (result.cra, evaluation.cra)],
+        kept=kept_rows(result),
+        tests=test_rows(result),
+        level=level,
+        waivers=waiver_lines(result.waivers),
         grids=[*(_concept_grid(result, figures) for figures in result.concepts), _retain_grid(result)],
-        retain_names=RETAIN_NAMES,
         confidence=CONFIDENCE,
         least_base_rate=SHOWN,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saeuron_guard.names import CONFIDENCE
-from saeuron_guard.verify.evaluate import Outcome
-from saeuron_guard.verify.figures import ConceptFigures, RetainFigures
+from saeuron_guard.policy.waivers import waiver_lines
+from saeuron_guard.verify.evaluate import Outcome, level
+from saeuron_guard.verify.figures import ConceptFigures, RetainFigures, TestFigures
 from saeuron_guard.verify.metrics import Interval
 from saeuron_guard.verify.result import VerifyResult
 
@@ -22,19 +23,36 @@ RETAIN_NAMES = {
 def render_text(result: VerifyResult) -> str:
     """The figures with their bounds, what target images became, the reasons and the verdict on the last line."""
     evaluation = result.evaluation
-    kept = ((result.ira, evaluation.ira), (result.cra, evaluation.cra))
+    kept = kept_rows(result)
     removed = tuple(zip(result.concepts, evaluation.concepts, strict=True))
     blocks = [
         _heading(result),
         _section("removed", _removed(removed)),
         _section("what their images became", _became(result.concepts)),
         _section("kept", _kept(kept)),
+        _section("tests", _tests(result)),
         _quality(result),
         _list("why", evaluation.reasons),
         _list("warnings", evaluation.warnings),
         f"verdict: {evaluation.verdict} (exit code {evaluation.exit_code})",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def kept_rows(result: VerifyResult) -> list[tuple[str, RetainFigures, Outcome]]:
+    """Everything that had to stay, with its heading."""
+    evaluation = result.evaluation
+    sets = zip(result.prompt_sets, evaluation.prompts, strict=True)
+    return [
+        (RETAIN_NAMES["ira"], result.ira, evaluation.ira),
+        (RETAIN_NAMES["cra"], result.cra, evaluation.cra),
+        *((f"prompts of {figures.name}", figures, outcome) for figures, outcome in sets),
+    ]
+
+
+def test_rows(result: VerifyResult) -> list[tuple[TestFigures, Outcome]]:
+    """The policy's tests with their outcomes."""
+    return list(zip(result.tests, result.evaluation.tests, strict=True))
 
 
 def percent(share: float | None) -> str:
@@ -64,11 +82,12 @@ def _heading(result: VerifyResult) -> str:
     seeds = ", ".join(str(seed) for seed in result.seeds)
     policy = f"policy {result.policy.name} {result.policy_version} on {result.model}"
     used = f"prompts {result.prompts.name}, judge {result.judge.name}, guard {result.guard_digest[:19]}"
-    return f"{policy}, {len(result.pairs)} pairs of images, seeds {seeds}\n{used}"
+    waivers = "\n".join(waiver_lines(result.waivers))
+    return f"{policy}, {len(result.pairs)} pairs of images, seeds {seeds}\n{used}\n{waivers}"
 
 
 def _removed(removed: Sequence[tuple[ConceptFigures, Outcome]]) -> str:
-    header = ("concept", "n", "shown without", "shown with", "gone", f"{CONFIDENCE:.0%} bounds", "required", "")
+    header = ("concept", "n", "shown without", "shown with", "gone", "bounds", "at", "required", "")
     rows = [
         (
             figures.concept,
@@ -77,7 +96,8 @@ def _removed(removed: Sequence[tuple[ConceptFigures, Outcome]]) -> str:
             percent(figures.guarded_rate),
             percent(figures.ua.value if figures.ua else None),
             _bounds(figures.ua),
-            f">= {percent(figures.threshold)}",
+            level(figures),
+            f">= {percent(figures.threshold)}" if not figures.watched else figures.watched,
             _STATUS[outcome.status],
         )
         for figures, outcome in removed
@@ -85,11 +105,11 @@ def _removed(removed: Sequence[tuple[ConceptFigures, Outcome]]) -> str:
     return align([header, *rows])
 
 
-def _kept(kept: Sequence[tuple[RetainFigures, Outcome]]) -> str:
+def _kept(kept: Sequence[tuple[str, RetainFigures, Outcome]]) -> str:
     header = ("accuracy", "n", "without", "with", "points lost", f"{CONFIDENCE:.0%} bounds", "allowed", "")
     rows = [
         (
-            RETAIN_NAMES[figures.name],
+            name,
             str(figures.counts.n),
             percent(figures.base),
             percent(figures.accuracy.value if figures.accuracy else None),
@@ -98,9 +118,24 @@ def _kept(kept: Sequence[tuple[RetainFigures, Outcome]]) -> str:
             f"<= {points(figures.max_loss)}" if figures.required else "-",
             _STATUS[outcome.status],
         )
-        for figures, outcome in kept
+        for name, figures, outcome in kept
     ]
     return align([header, *rows])
+
+
+def _tests(result: VerifyResult) -> str:
+    rows = [
+        (
+            figures.prompt,
+            str(figures.seed),
+            figures.concept or "any concept",
+            f"fired at {percent(figures.found)}",
+            f"{'>=' if figures.expect == 'trigger' else '<'} {percent(figures.share)}",
+            "todo" if figures.todo else _STATUS[outcome.status],
+        )
+        for figures, outcome in test_rows(result)
+    ]
+    return align([("prompt", "seed", "concept", "positions", "expected", ""), *rows]) if rows else ""
 
 
 def _became(concepts: Sequence[ConceptFigures]) -> str:

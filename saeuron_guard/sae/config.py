@@ -17,6 +17,9 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "input_unit_norm": ((False,), "inputs that are normalised position by position are not supported"),
     "transcode": ((False,), "a transcoder predicts another activation than it reads"),
     "skip_connection": ((False,), "skip weights are not supported"),
+    "embed_skip": ((False,), "skip weights are not supported"),
+    "gram_lookup": ((False,), "a table of means subtracted from the input is not supported"),
+    "signed": ((False,), "latents that are chosen by size and keep their sign are not supported"),
     "sample_topk": ((False,), "latents chosen per sample are not supported"),
 }
 

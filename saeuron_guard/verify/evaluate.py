@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saeuron_guard.names import CONFIDENCE
-from saeuron_guard.verify.figures import ConceptFigures, RetainFigures
+from saeuron_guard.verify.figures import ConceptFigures, RetainFigures, TestFigures
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -34,7 +34,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The verdict with an outcome per concept (in the figures' order) and for both retain accuracies.
+    """The verdict with an outcome per concept, retained prompt set and test (in the figures' order), and for ira, cra.
 
     ``reasons`` explain a verdict other than ``pass``; ``warnings`` are what a reader should know all the same.
     """
@@ -44,6 +44,8 @@ class Evaluation:
     concepts: tuple[Outcome, ...]
     ira: Outcome
     cra: Outcome
+    prompts: tuple[Outcome, ...]
+    tests: tuple[Outcome, ...]
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -52,6 +54,8 @@ def evaluate(
     concepts: Sequence[ConceptFigures],
     ira: RetainFigures,
     cra: RetainFigures,
+    prompts: Sequence[RetainFigures] = (),
+    tests: Sequence[TestFigures] = (),
     *,
     notes: Sequence[str] = (),
     strict: bool = False,
@@ -64,23 +68,27 @@ def evaluate(
     """
     outcomes = tuple(_removal(figures) for figures in concepts)
     kept = _retention(ira), _retention(cra)
-    everything = (*outcomes, *kept)
-    warnings = (*notes, *(warning for figures in concepts if (warning := _survival(figures, ira.max_loss))))
+    sets, tested = tuple(map(_retention, prompts)), tuple(map(_test, tests))
+    everything = (*outcomes, *kept, *sets, *tested)
+    survival = (warning for figures in concepts if (warning := _survival(figures, ira.max_loss)))
+    warnings = (*notes, *survival, *(warning for test in tests if (warning := _gap(test))))
     reasons = tuple(outcome.reason for outcome in everything if outcome.status in {"fail", "inconclusive"})
     verdict: Verdict = "pass"
     exit_code = 4 if strict and warnings else 0
-    if not concepts:
+    if all(outcome.status == "not required" for outcome in outcomes):
         verdict, exit_code = "inconclusive", 3
-        reasons = ("the policy removes no concept, so there is nothing to verify",)
+        reasons = (*reasons, "the policy removes no concept, so there is nothing to verify")
     elif any(outcome.status == "inconclusive" for outcome in everything):
         verdict, exit_code = "inconclusive", 3
     elif any(outcome.status == "fail" for outcome in everything):
         verdict, exit_code = "fail", 1
-    return Evaluation(verdict, exit_code, outcomes, *kept, reasons, warnings)
+    return Evaluation(verdict, exit_code, outcomes, *kept, sets, tested, reasons, warnings)
 
 
 def _removal(figures: ConceptFigures) -> Outcome:
     name, ua, base_rate = figures.concept, figures.ua, figures.base_rate
+    if figures.watched:
+        return Outcome("not required", f"{name}: {figures.watched}, so it is watched and not removed")
     if ua is None or base_rate is None:
         return Outcome("inconclusive", f"{name}: no prompt of the prompt set asks for it; add prompts that do")
     if figures.n < figures.minimum_n:
@@ -91,11 +99,38 @@ def _removal(figures: ConceptFigures) -> Outcome:
             f"{name}: the judge finds it in {base_rate:.1%} of the unguarded images (at least {SHOWN:.0%} needed), "
             "so its absence says nothing about the guard; check the prompts and the judge",
         )
-    found = f"gone from {ua.value:.1%} of {figures.n} images, at least {ua.low:.1%} at {CONFIDENCE:.0%} confidence"
+    found = f"gone from {ua.value:.1%} of {figures.n} images, at least {ua.low:.1%} at {level(figures)} confidence"
     if ua.low < figures.threshold:
         more = "; the bound may rise with more images" if ua.value >= figures.threshold else ""
         return Outcome("fail", f"{name}: {found}; the policy requires {figures.threshold:.1%}{more}")
     return Outcome("pass", f"{name}: {found}")
+
+
+def level(figures: ConceptFigures) -> str:
+    """The confidence level of a concept's bounds, in words."""
+    return f"{100 * figures.confidence:g}%"
+
+
+def _test(figures: TestFigures) -> Outcome:
+    """A test that is known to fail is no requirement."""
+    name = figures.concept or "any concept"
+    found = (
+        f"test {figures.prompt!r}, seed {figures.seed}: the features of {name} fired at {figures.found:.1%} of the "
+        f"positions ({figures.expect} is {'at least' if figures.expect == 'trigger' else 'less than'} "
+        f"{figures.share:.1%})"
+    )
+    if figures.todo:
+        return Outcome("not required", found)
+    return Outcome("pass" if figures.holds else "fail", found)
+
+
+def _gap(figures: TestFigures) -> str | None:
+    """What there is to say about a known gap."""
+    if not figures.todo:
+        return None
+    if figures.holds:
+        return f"test {figures.prompt!r} holds by now; remove its todo ({figures.todo})"
+    return f"known gap: {figures.todo} ({_test(figures).reason})"
 
 
 def _retention(figures: RetainFigures) -> Outcome:

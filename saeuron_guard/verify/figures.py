@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from saeuron_guard.names import CONFIDENCE
 from saeuron_guard.policy.model import ConceptRule, Retain
 from saeuron_guard.verify.metrics import Interval, PairCounts, paired_loss, wilson
 
@@ -37,6 +38,7 @@ class ConceptFigures:
     ``base_shown`` and ``guarded_shown``: how often the judge calls the image the concept.
     ``became``: (label, count) of the guarded images in the concept's domain, most frequent first.
     ``survival``: the expected labels of all other domains on these same images, right or wrong.
+    ``watched``: why the policy's rule edits nothing, such as "mode observe", or "".
     """
 
     concept: str
@@ -49,11 +51,13 @@ class ConceptFigures:
     guarded_shown: int
     became: tuple[tuple[str, int], ...]
     survival: PairCounts
+    confidence: float = CONFIDENCE
+    watched: str = ""
 
     @property
     def ua(self) -> Interval | None:
         """Share of guarded images that the judge does not call the concept; None without images."""
-        return wilson(self.n - self.guarded_shown, self.n) if self.n else None
+        return wilson(self.n - self.guarded_shown, self.n, self.confidence) if self.n else None
 
     @property
     def base_rate(self) -> float | None:
@@ -67,9 +71,35 @@ class ConceptFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class RetainFigures:
-    """Accuracy on retained concepts, ``ira`` in the removed concepts' domains or ``cra`` in all others.
+class TestFigures:
+    """One of the policy's tests as it was run; ``fired``: (concept, share of the positions at which it fired)."""
 
+    __test__ = False  # not a test of ours, whatever its name says to pytest
+
+    prompt: str
+    seed: int
+    expect: str
+    concept: str | None
+    share: float
+    todo: str | None
+    fired: tuple[tuple[str, float], ...]
+
+    @property
+    def found(self) -> float:
+        """The share that counts: that of the test's concept, or the largest of all."""
+        return max((share for name, share in self.fired if self.concept in (None, name)), default=0.0)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the guard did what the test expects."""
+        return (self.found >= self.share) == (self.expect == "trigger")
+
+
+@dataclass(frozen=True, slots=True)
+class RetainFigures:
+    """Accuracy on retained concepts, ``ira`` in the removed concepts' domains, ``cra`` in all others.
+
+    Or on everything that the prompts of one retained prompt set ask for; ``name`` is then that of the set.
     ``required``: whether the policy asks for any of them to stay. ``counts`` are labels: an image of a retain prompt
     counts once for each of its retained concepts.
     """
@@ -106,6 +136,8 @@ def concept_figures(rule: ConceptRule, domain: str, minimum_n: int, pairs: Itera
         strength=rule.strength,
         threshold=rule.removal,
         minimum_n=minimum_n,
+        confidence=rule.confidence,
+        watched=_watched(rule),
         n=len(own),
         base_shown=sum(dict(pair.base)[domain] == rule.concept for pair in own),
         guarded_shown=became[rule.concept],
@@ -118,6 +150,19 @@ def concept_figures(rule: ConceptRule, domain: str, minimum_n: int, pairs: Itera
             if labelled != domain and concept not in pair.targets
         ),
     )
+
+
+def _watched(rule: ConceptRule) -> str:
+    """Why a rule edits nothing; strength 0 is judged like any other, it only can't succeed."""
+    if rule.mode != "enforce":
+        return f"mode {rule.mode}"
+    return "action detect" if rule.action == "detect" else ""
+
+
+def set_figures(name: str, retain: Retain, minimum_n: int, pairs: Iterable[JudgedPair]) -> RetainFigures:
+    """Count everything that the prompts of a retained prompt set ask for."""
+    counts = _count((pair, domain, concept) for pair in pairs for domain, concept in pair.expected)
+    return RetainFigures(name, True, retain.max_loss, minimum_n, counts)
 
 
 def retain_figures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -11,12 +12,16 @@ from numpy.typing import NDArray
 
 from saeuron_guard.names import CONFIDENCE
 
-_Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+@cache
+def _quantile(confidence: float) -> float:
+    """The normal quantile z of a two-sided interval at this confidence level."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with the bounds of its two-sided interval at ``names.CONFIDENCE``."""
+    """A figure with the bounds of its two-sided interval, at ``names.CONFIDENCE`` unless said otherwise."""
 
     value: float
     low: float
@@ -48,8 +53,8 @@ class PairCounts:
         return self.both + self.guarded_only
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a share, without continuity correction.
+def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's score interval of a share at a confidence level, without continuity correction.
 
     With p = successes / n and z the normal quantile of the confidence level:
     ``(p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n)``.
@@ -58,10 +63,10 @@ def wilson(successes: int, n: int) -> Interval:
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is no share")
-    share = successes / n
-    shrink = 1 + _Z**2 / n
-    centre = (share + _Z**2 / (2 * n)) / shrink
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / shrink
+    share, z = successes / n, _quantile(confidence)
+    shrink = 1 + z**2 / n
+    centre = (share + z**2 / (2 * n)) / shrink
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / shrink
     # At 0 of n and n of n the exact bound is the share itself; rounding must not move it past it.
     return Interval(share, min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share))
 

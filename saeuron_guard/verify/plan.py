@@ -68,12 +68,31 @@ def make_plan(
         for shot in shots
         if not shot.targets and any(is_retained(policy.retain, *label) for label in shot.prompt.labels)
     ]
-    limit = max(RETAIN_IMAGES, policy.audit.minimum_n * 3 // 2) if max_retain is None else max_retain
+    limit = _retain_limit(policy, max_retain)
     retained = {_key(shot) for shot in _spread(candidates, limit, max_per_concept)} if targets else set()
     return AuditPlan(
         shots=tuple(shot for shot in shots if _key(shot) in chosen | retained),
         skipped=sum(_key(shot) not in chosen for shot in targets),
     )
+
+
+def retained_shots(
+    policy: Policy, prompts: PromptSet, seeds: Sequence[int], *, max_retain: int | None = None
+) -> tuple[Shot, ...]:
+    """The pairs to draw of a retained prompt set: of its prompts that ask for nothing removed, as many as of others."""
+    removed = [rule.concept for rule in policy.concepts]
+    candidates = [
+        Shot(prompt, seed, ())
+        for seed in dict.fromkeys(seeds)
+        for prompt in prompts.prompts
+        if not any(prompt.shows(concept) for concept in removed)
+    ]
+    chosen = {_key(shot) for shot in _spread(candidates, _retain_limit(policy, max_retain), None)}
+    return tuple(shot for shot in candidates if _key(shot) in chosen)
+
+
+def _retain_limit(policy: Policy, max_retain: int | None) -> int:
+    return max(RETAIN_IMAGES, policy.audit.minimum_n * 3 // 2) if max_retain is None else max_retain
 
 
 def _key(shot: Shot) -> tuple[str, int]:

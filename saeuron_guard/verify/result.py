@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeuron_guard.names import CONFIDENCE
+from saeuron_guard.policy.model import Waiver
+from saeuron_guard.policy.waivers import waivers_json
 from saeuron_guard.verify.evaluate import SHOWN, Evaluation, Outcome, Verdict, evaluate
-from saeuron_guard.verify.figures import ConceptFigures, JudgedPair, RetainFigures
+from saeuron_guard.verify.figures import ConceptFigures, JudgedPair, RetainFigures, TestFigures
 from saeuron_guard.verify.metrics import Interval, PairCounts
 
 RESULT_FORMAT = "saeuron-guard/verify-v1"
@@ -52,7 +54,8 @@ class VerifyResult:
     """Figures and what they were measured with. Verdict and exit code follow from the figures by ``evaluate``.
 
     ``guard_report``: what the guard did while it drew the guarded images, as JSON. ``versions``: of the libraries.
-    ``notes``: the run's own warnings. ``images`` never enter the JSON.
+    ``notes``: the run's own warnings. ``prompt_sets``: accuracy on each retained prompt set; their images are not kept.
+    ``images`` are those of ``pairs`` and never enter the JSON.
     """
 
     policy: Pinned
@@ -68,6 +71,9 @@ class VerifyResult:
     cra: RetainFigures
     quality: Quality
     pairs: tuple[JudgedPair, ...]
+    prompt_sets: tuple[RetainFigures, ...] = ()
+    tests: tuple[TestFigures, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
     notes: tuple[str, ...] = ()
     strict: bool = False
     guard_report: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +83,9 @@ class VerifyResult:
     @property
     def evaluation(self) -> Evaluation:
         """What the one evaluator says about the figures."""
-        return evaluate(self.concepts, self.ira, self.cra, notes=self.notes, strict=self.strict)
+        return evaluate(
+            self.concepts, self.ira, self.cra, self.prompt_sets, self.tests, notes=self.notes, strict=self.strict
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -113,7 +121,15 @@ class VerifyResult:
             "retain": {
                 "ira": _retain_json(self.ira, evaluation.ira),
                 "cra": _retain_json(self.cra, evaluation.cra),
+                "prompts": [
+                    {"prompts": figures.name, **_retain_json(figures, outcome)}
+                    for figures, outcome in zip(self.prompt_sets, evaluation.prompts, strict=True)
+                ],
             },
+            "tests": [
+                _test_json(figures, outcome) for figures, outcome in zip(self.tests, evaluation.tests, strict=True)
+            ],
+            "waivers": waivers_json(self.waivers),
             "quality": asdict(self.quality),
             "seeds": list(self.seeds),
             "images": 2 * len(self.pairs),
@@ -136,11 +152,29 @@ def _concept_json(figures: ConceptFigures, outcome: Outcome) -> dict[str, Any]:
         "ua_low": low,
         "ua_high": high,
         "threshold": figures.threshold,
+        "confidence": figures.confidence,
         "status": outcome.status,
         "passed": outcome.passed,
         "reason": outcome.reason,
         "became": dict(figures.became),
         "survival": _share_json(figures.survival),
+    }
+
+
+def _test_json(figures: TestFigures, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "prompt": figures.prompt,
+        "seed": figures.seed,
+        "expect": figures.expect,
+        "concept": figures.concept,
+        "share": figures.share,
+        "found": figures.found,
+        "holds": figures.holds,
+        "todo": figures.todo,
+        "fired": dict(figures.fired),
+        "status": outcome.status,
+        "passed": outcome.passed,
+        "reason": outcome.reason,
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from saeuron_guard.compiler.compile import compile_policy
+from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Judge
 from saeuron_guard.judges.load import audit_judge, load_judge
@@ -17,9 +19,10 @@ from saeuron_guard.prompts.load import find_prompt_set
 from saeuron_guard.prompts.model import PromptSet
 from saeuron_guard.registry.store import FeatureRegistry
 from saeuron_guard.verify.drawing import Progress, draw_pairs
-from saeuron_guard.verify.figures import concept_figures, retain_figures
+from saeuron_guard.verify.figures import RetainFigures, concept_figures, retain_figures, set_figures
 from saeuron_guard.verify.judging import check_labels, judge_pairs, quality_of
-from saeuron_guard.verify.plan import AuditPlan, make_plan
+from saeuron_guard.verify.plan import AuditPlan, make_plan, retained_shots
+from saeuron_guard.verify.policy_tests import run_tests
 from saeuron_guard.verify.result import Pinned, VerifyResult
 
 _LIBRARIES = ("saeuron-guard", "torch", "diffusers", "transformers", "open_clip_torch")
@@ -56,6 +59,8 @@ def run_verify(
     check_labels(judged_by, plan.shots, domains)
     pipeline = pipe if pipe is not None else load_pipeline(policy.model, registry=registry)
     drawing = draw_pairs(pipeline, registry, config, plan.shots, progress)
+    prompt_sets = _retained_sets(policy, seeds, max_retain, judged_by, _Drawing(pipeline, registry, config, progress))
+    tests = run_tests(pipeline, registry, config, policy.tests, progress)
     progress("judging", 0, 1)
     pairs = judge_pairs(judged_by, plan.shots, drawing.images)
     quality = quality_of(judged_by, plan.shots, drawing.images)
@@ -76,12 +81,52 @@ def run_verify(
         cra=retain_figures("cra", policy.retain, outside, minimum, pairs),
         quality=quality,
         pairs=pairs,
-        notes=_notes(policy, audit, seeds, plan, other_prompts=prompts is not None and prompts != policy.audit.prompts),
+        prompt_sets=prompt_sets,
+        tests=tests,
+        waivers=policy.waivers,
+        notes=(
+            *_notes(policy, audit, seeds, plan, other_prompts=prompts is not None and prompts != policy.audit.prompts),
+            *_untested(policy, registry),
+        ),
         strict=strict,
         guard_report=drawing.report,
         versions=_versions(),
         images=drawing.images,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawing:
+    """What it takes to draw pairs."""
+
+    pipe: Any
+    registry: FeatureRegistry
+    config: GuardConfig
+    progress: Progress
+
+
+def _retained_sets(
+    policy: Policy, seeds: Sequence[int] | None, max_retain: int | None, judge: Judge, drawing: _Drawing
+) -> tuple[RetainFigures, ...]:
+    """Draw and judge each prompt set that the policy retains."""
+    found = []
+    for name in policy.retain.prompts:
+        prompts = _fit_for_audit(find_prompt_set(name, near=Path(policy.file).parent, role="audit"), policy)
+        shots = retained_shots(policy, prompts, seeds or policy.audit.seeds, max_retain=max_retain)
+        check_labels(judge, shots, {})
+        images = draw_pairs(drawing.pipe, drawing.registry, drawing.config, shots, drawing.progress).images
+        pairs = judge_pairs(judge, shots, images)
+        found.append(set_figures(name, policy.retain, policy.audit.minimum_n, pairs))
+    return tuple(found)
+
+
+def _untested(policy: Policy, registry: FeatureRegistry) -> Iterator[str]:
+    """Where the model's registered sampling is not what the policy says it was tested with."""
+    model, tested = registry.model(policy.model), policy.tested
+    if tested.schedulers and model.scheduler not in tested.schedulers:
+        yield f"drawn with {model.scheduler}, but the policy was tested with {', '.join(tested.schedulers)}"
+    if tested.steps and not tested.steps[0] <= model.steps <= tested.steps[1]:
+        yield f"drawn in {model.steps} steps, but the policy was tested with {tested.steps[0]} to {tested.steps[1]}"
 
 
 def _audit_prompts(policy: Policy, prompts: PromptSet | str | Path | None) -> PromptSet:
@@ -92,6 +137,11 @@ def _audit_prompts(policy: Policy, prompts: PromptSet | str | Path | None) -> Pr
         found = prompts
     else:
         found = find_prompt_set(str(prompts), role="audit")
+    return _fit_for_audit(found, policy)
+
+
+def _fit_for_audit(found: PromptSet, policy: Policy) -> PromptSet:
+    """``found``, or CannotEvaluate when its prompts cannot judge the policy."""
     if found.role != "audit":
         raise CannotEvaluate(
             f"prompt set {found.name!r} has the role {found.role!r}: its prompts helped to find or choose the guard's "

@@ -9,7 +9,6 @@ from click.testing import CliRunner, Result
 from jsonschema import Draft202012Validator
 
 from saeuron_guard.cli.main import program
-from saeuron_guard.cli.policy import policy
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.schema import policy_schema
 from saeuron_guard.prompts.schema import prompt_set_schema
@@ -21,7 +20,7 @@ WEAPONS = data_folder("policies") / "no-weapons.yaml"
 
 def run(*arguments: str | Path) -> Result:
     """What ``policy`` answers."""
-    return CliRunner().invoke(policy, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(program, ["policy", *map(str, arguments)], catch_exceptions=False)
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def test_a_valid_policy_is_called_valid() -> None:
     """The answer names the policy, its version and digest; exit code 0."""
     result = run("validate", "--no-registry", WEAPONS)
     assert result.exit_code == 0
-    assert result.output == f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest})\n"
+    assert result.output == f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest}), no waivers\n"
 
 
 def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> None:
@@ -51,20 +50,21 @@ def test_all_problems_of_all_files_are_told(faulty: Path, tmp_path: Path) -> Non
         ),
         f"{faulty}:5:3: unknown key 'nmae' (metadata.nmae). Did you mean 'name'?",
         f"{faulty}:14:14: some programs read on as true; write true, or 'on' in quotes",
-        f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest})",
+        f"{WEAPONS}: valid (no-weapons 1.0.0, {load_policy(WEAPONS).digest}), no waivers",
         f"{tmp_path}/missing.yaml: there is no such file",
     ]
 
 
 def test_github_marks_the_same_places(faulty: Path, tmp_path: Path) -> None:
-    """One workflow command a problem, nothing for a valid file; what the command's syntax needs is escaped."""
+    """One workflow command a problem, a notice for a valid file; what the command's syntax needs is escaped."""
     odd = tmp_path / "50%, a:b.yaml"
     result = run("validate", "--no-registry", "--format", "github", faulty, WEAPONS, odd)
     assert result.exit_code == 2
     lines = result.output.splitlines()
     assert lines[1] == f"::error file={faulty},line=5,col=3::unknown key 'nmae' (metadata.nmae). Did you mean 'name'?"
-    assert lines[3:] == [f"::error file={tmp_path}/50%25%2C a%3Ab.yaml,line=1,col=1::there is no such file"]
-    assert run("validate", "--no-registry", "--format", "github", WEAPONS).output == ""
+    notice = f"::notice file={WEAPONS},line=1,col=1::valid, no waivers"
+    assert lines[3:] == [f"::error file={tmp_path}/50%25%2C a%3Ab.yaml,line=1,col=1::there is no such file", notice]
+    assert run("validate", "--no-registry", "--format", "github", WEAPONS).output == notice + "\n"
 
 
 def test_json_tells_the_same(faulty: Path) -> None:
@@ -75,7 +75,8 @@ def test_json_tells_the_same(faulty: Path) -> None:
     assert (bad["file"], bad["valid"], bad["policy"]) == (str(faulty), False, None)
     assert [(problem["line"], problem["column"]) for problem in bad["problems"]] == [(4, 1), (5, 3), (14, 14)]
     digest = load_policy(WEAPONS).digest
-    assert good["policy"] == {"name": "no-weapons", "version": "1.0.0", "digest": digest}
+    assert good["policy"] == {"name": "no-weapons", "version": "1.0.0", "digest": digest, "status": "stable"}
+    assert good["waivers"] == {"count": {"active": 0, "unused": 0, "expired": 0}, "waivers": []}
     assert (good["valid"], good["problems"]) == (True, [])
 
 

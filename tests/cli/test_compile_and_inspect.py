@@ -34,7 +34,7 @@ def test_inspect_shows_what_a_guard_does(folder: Path) -> None:
         config["digest"],
         config["policy_digest"],
         "2 concepts, 4 features at 1 hookpoint; 1 merge, 0 collisions with retained concepts",
-        "knife (object): scale, strength 1.5, multiplier -20, 3 features",
+        "knife (object): scale, enforce, strength 1.5, multiplier -20, 3 features",
         "3 timesteps 900..100, largest gap 400",
         "objects:3 is edited for knife",
     ):

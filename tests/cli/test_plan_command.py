@@ -54,7 +54,7 @@ def test_json_holds_the_same(milder: Path) -> None:
     """Every change with both values; the other way round it tightens."""
     found = json.loads(run(milder, WEAPONS, "--format", "json").stdout)
     assert {"section": "concept", "name": "knife", "field": "strength", "before": "0.5", "after": "2",
-            "effect": "tightens"} in found["changes"]  # fmt: skip
+            "effect": "tightens", "waiver": ""} in found["changes"]  # fmt: skip
     assert found["old"]["policy_digest"] != found["new"]["policy_digest"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from saeuron_guard.errors import RegistryError
 from saeuron_guard.registry.records import (
     Calibration,
     ConceptRecord,
@@ -49,18 +50,27 @@ class PretendRegistry:
         records = [ConceptRecord(name, of, name.capitalize(), "") for name, of in self.domains.items()]
         return [record for record in records if domain in {None, record.domain}]
 
+    def groups(self) -> dict[ConceptRecord, list[ConceptRecord]]:
+        """No taxonomy."""
+        return {}
+
     def sae(self, name: str) -> SaeRecord:
         """An SAE of 64 features at its hookpoint."""
+        if name not in self.hookpoints:
+            raise RegistryError(f"unknown SAE {name!r}")
         path = f"saes/tiny/{name}"
         return SaeRecord(
             name, "tiny", self.hookpoints[name], path, digest(name), 16, 64, 4, "topk", 0.1, 0.0, 4.0, {"seed": 7}
         )
 
     def run(self, name: str) -> ScoringRun:
-        """A run over the SAE that the part of its name before the point names."""
-        return ScoringRun(
-            name, name.partition(".")[0], "paper", "none", digest(name), self.timesteps, {"prompts": "anchors"}
-        )
+        """A run over the SAE that the part of its name before the point names, by the method after it."""
+        sae, _, method = name.partition(".")
+        return ScoringRun(name, sae, method, "none", digest(name), self.timesteps, {"prompts": "anchors"})
+
+    def runs(self, concept: str | None = None) -> list[ScoringRun]:
+        """The runs that have a ranking (of a concept)."""
+        return [self.run(name) for name in sorted({run for run, of in self.rankings if concept in {None, of}})]
 
     def calibration(self, model: str, concept: str) -> Calibration | None:
         """The concept's operating points, if it has any."""

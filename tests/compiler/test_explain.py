@@ -83,6 +83,6 @@ def test_text_names_features_merges_and_collisions() -> None:
 def test_a_rule_that_only_watches_says_so() -> None:
     """Strength 0 is said in words; its features are listed, since the guard reports when they fire."""
     text = "\n".join(as_text(explain_case("strength-zero-edits-nothing"), 10))
-    assert "pistol (object), strength 0" in text
+    assert "pistol (object), scale, enforce, strength 0" in text
     assert "strength 0: watched, not edited" in text
     assert "objects:3" in text

@@ -85,7 +85,7 @@ def random_rule(concept: str, features: list[int], numbers: np.random.Generator)
         for index in features
     )
     strength, multiplier = float(numbers.choice([0, 0.5, 1, 2])), float(numbers.choice([-20, -1, 0, 1.5]))
-    return Rule(concept, "object", "scale", strength, multiplier, edits, "random")
+    return Rule(concept, "object", "scale", "enforce", "medium", strength, multiplier, edits, "random")
 
 
 def run(x: torch.Tensor, times: list[float], point: HookpointConfig, coder: SparseCoder) -> intervention.Edit:

@@ -31,7 +31,7 @@ def policy_value() -> dict[str, Any]:
         "target": {"model": "emoji-canvas"},
         "concepts": [
             {"concept": "pistol"},
-            {"concept": "knife", "strength": "strong", "multiplier": -5, "max_features": 4},
+            {"concept": "knife", "strength": "strong", "multiplier": -5, "selection": {"max_features": 4}},
             {"concept": "bomb", "strength": 0.5, "require": {"removal": 0.9}},
         ],
         "retain": {"domains": ["object", "style"], "concepts": ["cat", "dog"], "max_loss": 0.2},
@@ -51,7 +51,7 @@ def test_what_is_written_arrives(tmp_path: Path) -> None:
     policy = loaded(tmp_path, policy_value())
     assert (policy.name, policy.version, policy.owner, policy.description) == ("kids", "1.2.0", "safety", "why")
     assert policy.model == "emoji-canvas"
-    rules = [(r.concept, r.strength, r.multiplier, r.max_features, r.removal) for r in policy.concepts]
+    rules = [(r.concept, r.strength, r.multiplier, r.selection.max_features, r.removal) for r in policy.concepts]
     assert rules == [
         ("pistol", 1.0, None, None, 0.85),
         ("knife", 1.5, -5.0, 4, 0.85),
@@ -127,7 +127,7 @@ def changed(path: tuple[str | int, ...], new: Any) -> dict[str, Any]:
         (("concepts", 0, "concept"), "skull"),
         (("concepts", 0, "strength"), 1.01),
         (("concepts", 1, "multiplier"), -6),
-        (("concepts", 1, "max_features"), 5),
+        (("concepts", 1, "selection", "max_features"), 5),
         (("concepts", 2, "require", "removal"), 0.91),
         (("retain", "domains"), ["object"]),
         (("retain", "concepts"), ["cat"]),

@@ -7,8 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from saeuron_guard import names
-from saeuron_guard.policy import load
 from saeuron_guard.policy.schema import policy_schema
+from saeuron_guard.policy.settings import RULE, WHOLE
 from saeuron_guard.prompts.schema import prompt_set_schema
 
 SCHEMAS = [policy_schema, prompt_set_schema]
@@ -68,7 +68,12 @@ def test_the_declared_defaults_are_the_real_ones() -> None:
     """What editors show as a default is what the loader fills in."""
     rule = policy_schema()["$defs"]["conceptRule"]["properties"]
     properties = policy_schema()["properties"]
-    assert rule["strength"]["default"] == load._DEFAULT_STRENGTH
-    assert rule["require"]["properties"]["removal"]["default"] == load._DEFAULT_REMOVAL
-    assert properties["retain"]["properties"]["max_loss"]["default"] == load._DEFAULT_MAX_LOSS
-    assert properties["audit"]["properties"]["minimum_n"]["default"] == load._DEFAULT_MINIMUM_N
+    for key, setting in [*((key, setting) for key, setting in WHOLE.items()), *RULE.items()]:
+        schema: dict[str, Any] = {"properties": properties if key in WHOLE else rule}
+        for part in key:
+            schema = schema["properties"][part]
+        if "default" in schema:
+            stated = schema["default"]
+            assert (names.STRENGTH_PRESETS[stated] if key == ("strength",) else stated) == setting.default, key
+        else:
+            assert setting.default in (None, "", ()), key

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, inspect, select, text
 from saeuron_guard.registry import tables
 from saeuron_guard.registry.build import bring_up_to_date, stored_digest
 from saeuron_guard.registry.content import read_content
-from saeuron_guard.registry.database import engine_for, migrating, reading, sqlite_url
+from saeuron_guard.registry.database import engine_for, migrating, reading
 from saeuron_guard.registry.events import all_events, chain_problems
 from saeuron_guard.registry.migrate import configuration, current_revision, downgrade, upgrade
 from saeuron_guard.registry.recording import record_review, record_verification
@@ -22,12 +22,6 @@ from tests.registry.synthetic import write_synthetic_registry
 from tests.registry.trail import ANN, BOB, FEATURE, guard_record, policy_record, verification_record
 
 RECORDED = {"reviews", "policies", "guards", "guard_features", "verification_runs", "events"}
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def test_down_takes_the_records_and_leaves_the_content(filled: Engine, manifest:
     with reading(filled) as connection:
         migration, first = all_events(connection)
         assert (migration.kind, migration.by, json.loads(migration.payload)) == (
-            "migration", "bob", {"from": "0002", "to": "0003"},
+            "migration", "bob", {"from": "0002", "to": tables.REVISION},
         )  # fmt: skip
         assert json.loads(first.payload)["added"]["concepts"] == ["Neon", "Noto", "cat", "pistol"]
         assert chain_problems(connection) == []

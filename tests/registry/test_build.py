@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import multiprocessing
-import os
-import sqlite3
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 
 from saeuron_guard.errors import ArtefactError, ManifestError, RegistryError
-from saeuron_guard.registry import build
 from saeuron_guard.registry.build import bring_up_to_date
-from saeuron_guard.registry.database import engine_for, reading, sqlite_url
+from saeuron_guard.registry.database import reading
 from saeuron_guard.registry.store import FeatureRegistry
 from tests.registry.synthetic import Synthetic, file_digest, scores, write_statistics, write_synthetic_registry
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def edited(path: Path, old: str, new: str) -> None:
@@ -23,19 +17,6 @@ def edited(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def open_and_count(manifest: str, gate: object, results: object) -> None:
-    """Body of a process: wait for the others, open, count."""
-    gate.wait()  # type: ignore[attr-defined]
-    with FeatureRegistry.open(manifest=Path(manifest)) as registry:
-        results.put(len(registry.scores("tiny.objects.paper", "pistol")))  # type: ignore[attr-defined]
-
-
-def die_while_filling(manifest: str) -> None:
-    """Body of a process: killed after the tables were filled, before the transaction ends."""
-    build._sign = lambda *_: os._exit(9)
-    FeatureRegistry.open(manifest=Path(manifest))
 
 
 def test_the_second_opening_builds_nothing(tmp_path: Path) -> None:
@@ -49,53 +30,17 @@ def test_the_second_opening_builds_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("registry.sqlite*")) == ["registry.sqlite"]
 
 
-def test_a_changed_manifest_rebuilds_the_database(tmp_path: Path) -> None:
+def test_a_changed_manifest_rebuilds_the_database(url: str, tmp_path: Path) -> None:
     """The old content is gone, the new one is there, nothing twice."""
     manifest = write_synthetic_registry(tmp_path)
-    with FeatureRegistry.open(manifest=manifest) as registry:
+    with FeatureRegistry.built(url, manifest=manifest) as registry:
         assert registry.concept("cat").title == "Cat"
         old = registry.manifest_digest()
     edited(manifest, "title: Cat", "title: Kitten")
-    with FeatureRegistry.open(manifest=manifest) as registry:
+    with FeatureRegistry.built(url, manifest=manifest) as registry:
         assert registry.concept("cat").title == "Kitten"
         assert registry.manifest_digest() != old
         assert len(registry.scores("tiny.objects.paper", "cat")) == 3 * 8
-
-
-def test_processes_that_open_at_once_all_succeed(tmp_path: Path) -> None:
-    """Three first openings at the same moment: one builds, the others wait, all read the same."""
-    manifest = write_synthetic_registry(tmp_path)
-    gate, results = SPAWN.Barrier(3), SPAWN.Queue()
-    processes = [SPAWN.Process(target=open_and_count, args=(str(manifest), gate, results)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    counts = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert counts == [24, 24, 24]
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-
-
-def test_a_killed_build_breaks_nothing(tmp_path: Path) -> None:
-    """After a first build was killed the next opening builds; after a rebuild was killed the old content stays."""
-    manifest = write_synthetic_registry(tmp_path)
-    kill(manifest)
-    with FeatureRegistry.open(manifest=manifest) as registry:
-        assert registry.concept("cat").title == "Cat"
-    edited(manifest, "title: Cat", "title: Kitten")
-    kill(manifest)
-    with FeatureRegistry.open(sqlite_url(tmp_path / "registry.sqlite")) as registry:
-        assert registry.concept("cat").title == "Cat"
-    with FeatureRegistry.open(manifest=manifest) as registry:
-        assert registry.concept("cat").title == "Kitten"
-
-
-def kill(manifest: Path) -> None:
-    """Open the registry in a process that dies before it is done."""
-    process = SPAWN.Process(target=die_while_filling, args=(str(manifest),))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
 
 
 def test_tampered_statistics_build_nothing(tmp_path: Path) -> None:
@@ -148,17 +93,15 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> 
     FeatureRegistry.open(manifest=manifest).close()
 
 
-def test_other_tables_of_a_team_database_survive_a_rebuild(tmp_path: Path) -> None:
+def test_other_tables_of_a_team_database_survive_a_rebuild(engine: Engine, tmp_path: Path) -> None:
     """Rebuilding replaces rows, not the file: what somebody else keeps there stays."""
     manifest = write_synthetic_registry(tmp_path)
-    FeatureRegistry.open(manifest=manifest).close()
-    with sqlite3.connect(tmp_path / "registry.sqlite") as connection:
-        connection.execute("CREATE TABLE notes (text)")
-        connection.execute("INSERT INTO notes VALUES ('kept')")
-    connection.close()
+    assert bring_up_to_date(engine, manifest) is True
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE notes (body TEXT)")
+        connection.exec_driver_sql("INSERT INTO notes VALUES ('kept')")
     edited(manifest, "title: Cat", "title: Kitten")
-    FeatureRegistry.open(manifest=manifest).close()
-    engine: Engine = engine_for(sqlite_url(tmp_path / "registry.sqlite"))
+    assert bring_up_to_date(engine, manifest) is True
     with reading(engine) as read:
-        assert read.exec_driver_sql("SELECT text FROM notes").scalar() == "kept"
+        assert read.exec_driver_sql("SELECT body FROM notes").scalar() == "kept"
     assert bring_up_to_date(engine, manifest) is False

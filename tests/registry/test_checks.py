@@ -17,12 +17,6 @@ from tests.registry.trail import ANN, FEATURE, tamper
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
-
-
-@pytest.fixture
 def registry(url: str, tmp_path: Path) -> Iterator[FeatureRegistry]:
     """A registry as its manifest says."""
     manifest = write_synthetic_registry(tmp_path / "source")

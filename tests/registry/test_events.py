@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from saeuron_guard.digests import canonical_json, digest_of
 from saeuron_guard.errors import RegistryError
-from saeuron_guard.registry.database import engine_for, reading, sqlite_url, writing
+from saeuron_guard.registry.database import engine_for, reading, writing
 from saeuron_guard.registry.events import FIRST, all_events, append_event, chain_problems
 from saeuron_guard.registry.recording import record_guard, record_review, record_verification
 from saeuron_guard.registry.records import Event
@@ -30,12 +30,6 @@ from tests.registry.trail import (
 )
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
 
 
 @pytest.fixture

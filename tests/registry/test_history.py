@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from saeuron_guard.errors import RegistryError
-from saeuron_guard.registry.database import reading, sqlite_url
+from saeuron_guard.registry.database import reading
 from saeuron_guard.registry.history import history, recorded_guards
 from saeuron_guard.registry.recorded import all_guards, all_policies, all_verifications, record_problems
 from saeuron_guard.registry.recording import record_guard, record_review, record_verification, require_writable
@@ -26,12 +26,6 @@ from tests.registry.trail import (
     tamper,
     verification_record,
 )
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from tests.registry.synthetic import SHARED_FEATURE, Synthetic, run_name, sae_na
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[FeatureRegistry]:
-    """A registry in which cat is not calibrated."""
-    with FeatureRegistry.open(manifest=write_synthetic_registry(tmp_path, Synthetic(uncalibrated=("cat",)))) as opened:
+def registry(tmp_path: Path, url: str) -> Iterator[FeatureRegistry]:
+    """A registry in which cat is not calibrated, on either database."""
+    manifest = write_synthetic_registry(tmp_path, Synthetic(uncalibrated=("cat",)))
+    with FeatureRegistry.built(url, manifest=manifest) as opened:
         yield opened
 
 

@@ -20,12 +20,6 @@ from tests.registry.trail import ANN, BOB, FEATURE
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
-
-
-@pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """The manifest of a synthetic registry."""
     return write_synthetic_registry(tmp_path / "source")

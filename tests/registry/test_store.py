@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic_registry(tmp_path_factory.mktemp("registry"), Synthetic(uncalibrated=("cat",)))
 
 
-@pytest.fixture
-def registry(manifest: Path) -> Iterator[FeatureRegistry]:
-    """The registry that the manifest describes."""
-    with FeatureRegistry.open(manifest=manifest) as opened:
+@pytest.fixture(scope="module")
+def registry(manifest: Path, new_url: Callable[[], str]) -> Iterator[FeatureRegistry]:
+    """The registry that the manifest describes, on either database."""
+    with FeatureRegistry.built(new_url(), manifest=manifest) as opened:
         yield opened
 
 

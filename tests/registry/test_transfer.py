@@ -38,12 +38,6 @@ SHIPPED = Path(__file__).parents[2] / "registry" / "manifest.yaml"
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """The URL of an empty database."""
-    return sqlite_url(tmp_path / "trail.sqlite")
-
-
-@pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """The manifest of a synthetic registry, as the program writes it."""
     path = write_synthetic_registry(tmp_path / "source")
@@ -106,12 +100,15 @@ def unique(names: st.SearchStrategy[str], most: int = 3) -> st.SearchStrategy[li
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
-    """Any consistent manifest: models, SAEs, a taxonomy, prompt sets, runs, calibrations and judges."""
+    """Any consistent manifest: models, SAEs, a taxonomy, prompt sets, runs, calibrations and judges.
+
+    No SAE sits at a hookpoint whose width is known, since it would have to be of that width.
+    """
     models = [
         ModelRecord(
             name, draw(NAMES), draw(SAE_NAMES), draw(DIGESTS), draw(st.integers(1, 2048)), draw(st.integers(1, 99)),
             draw(NUMBERS), draw(NAMES), {"a/b.json": draw(DIGESTS)} if draw(st.booleans()) else {}, draw(TEXTS),
-            draw(PROVENANCE), draw(st.dictionaries(SAE_NAMES, st.integers(1, 999), max_size=2)),
+            draw(PROVENANCE), draw(st.dictionaries(SAE_NAMES.map("@".__add__), st.integers(1, 999), max_size=2)),
         )
         for name in draw(unique(NAMES, 2))
     ]  # fmt: skip

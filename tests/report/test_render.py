@@ -49,7 +49,7 @@ def test_text_shows_bounds_n_and_thresholds() -> None:
     text = render_text(result_of())
     row = next(line for line in text.splitlines() if line.strip().startswith("pistol  "))
     assert re.split(r"\s{2,}", row.strip()) == [
-        "pistol", "40", "100.0%", "0.0%", "100.0%", "91.2% to 100.0%", ">= 85.0%", "ok",
+        "pistol", "40", "100.0%", "0.0%", "100.0%", "91.2% to 100.0%", "95%", ">= 85.0%", "ok",
     ]  # fmt: skip
     assert "pistol: skull 30, car 10; their other concepts recognised 100.0% (without 100.0%, n 40)" in text
     assert "<= +10.0" in text

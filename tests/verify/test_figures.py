@@ -7,7 +7,7 @@ from saeuron_guard.verify.figures import JudgedPair, concept_figures, retain_fig
 from saeuron_guard.verify.metrics import PairCounts
 from tests.verify.world import PLACE
 
-RULE = ConceptRule("pistol", 1.0, None, None, 0.85, PLACE)
+RULE = ConceptRule("pistol", PLACE)
 
 
 def pair(expected: str, base: str, guarded: str, targets: tuple[str, ...] = ()) -> JudgedPair:

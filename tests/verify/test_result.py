@@ -22,7 +22,7 @@ def test_json_has_the_promised_keys_and_values() -> None:
     assert value["guard"]["digest"].startswith("sha256:")
     assert value["model"] == "tiny"
     assert value["judge"].keys() == {"name", "digest"}
-    assert value["retain"].keys() == {"ira", "cra"}
+    assert value["retain"].keys() == {"ira", "cra", "prompts"}
     assert value["retain"]["ira"].keys() >= {"value", "low", "high", "base", "n"}
     assert value["quality"] == {"clip_score": 31.5, "clip_score_base": 32.0, "cmmd": 0.125}
     assert (value["seeds"], value["images"], len(value["pairs"])) == ([1], 4, 2)

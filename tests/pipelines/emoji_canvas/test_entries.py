@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from saeuron_guard.digests import digest_of_file
 from saeuron_guard.pipelines.emoji_canvas.entries import sae_name, write_entries
 from saeuron_guard.pipelines.emoji_canvas.workspace import HOOKPOINTS, Workspace
-from saeuron_guard.pipelines.emoji_canvas.world import ICON_SETS, OBJECT_NAMES, STYLE_NAMES
+from saeuron_guard.pipelines.emoji_canvas.world import GROUPS, ICON_SETS, OBJECT_NAMES, STYLE_NAMES
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from saeuron_guard.prompts.load import find_prompt_set
 from saeuron_guard.registry.manifest import load_manifest, write_manifest
