@@ -10,11 +10,16 @@ from sqlalchemy import Connection
 
 from saeuron_guard.errors import RegistryError
 from saeuron_guard.registry.database import configured_url, engine_for, migrating
+from saeuron_guard.registry.events import append_event, is_kept
+from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.tables import metadata
 
 
 def migrate(connection: Connection) -> None:
-    """Run the migrations in the connection's transaction, so that a failed one leaves nothing behind."""
+    """Run the migrations in the connection's transaction, so that a failed one leaves nothing behind.
+
+    The chain of events, where there is one after it, gets an event of it.
+    """
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -22,7 +27,12 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_server_default=True,
     )
+    before = context.get_context().get_current_revision()
     context.run_migrations()
+    after = context.get_context().get_current_revision()
+    if after != before and is_kept(connection):
+        stamp = context.config.attributes.get("stamp") or Stamp.now()
+        append_event(connection, stamp, "migration", str(after), {"from": before, "to": after})
 
 
 given = context.config.attributes.get("connection")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from saeuron_guard.cli.recording import note_guard, record_option, require_recordable
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.wording import count_of
 
@@ -24,7 +25,8 @@ GUARD_FILES: Final = frozenset({"guard.json", "guard.safetensors"})
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write."
 )
 @click.option("--force", is_flag=True, help="Replace a guard that is there already.")
-def compile_command(file: Path, folder: Path, force: bool) -> None:
+@record_option
+def compile_command(file: Path, folder: Path, force: bool, record: bool) -> None:
     """Turn a policy into a guard folder: guard.json to review, guard.safetensors to run.
 
     \b
@@ -40,8 +42,11 @@ def compile_command(file: Path, folder: Path, force: bool) -> None:
     policy = load_policy(file)
     with FeatureRegistry.open() as registry:
         config = compile_policy(policy, registry)
-        root = registry.artefact_root
-    write_guard(config, root, folder)
+        if record:
+            require_recordable(registry)
+        write_guard(config, registry.artefact_root, folder)
+        if record:
+            note_guard(registry, policy, config)
     click.echo(f"{folder}: {summary(config)}")
     click.echo(f"guard {config.digest}")
     click.echo("\n".join(waiver_lines(policy.waivers)))

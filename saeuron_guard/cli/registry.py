@@ -1,4 +1,4 @@
-"""``registry migrate``, ``check``, ``list`` and ``show``."""
+"""``registry migrate``, ``check`` and ``list``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def layout_option(command: _Command) -> _Command:
 
 @click.group()
 def registry() -> None:
-    """Look up models, concepts and features."""
+    """Look up, review and record models, concepts and features."""
 
 
 @registry.command()
@@ -45,7 +45,7 @@ def registry() -> None:
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Manifest to fill the database from; without it, the shipped one.",
+    help="Manifest to fill the database from; without it, that of SAEURON_GUARD_MANIFEST or the shipped one.",
 )
 def migrate(database: str | None, manifest: Path | None) -> None:
     """Make or upgrade the database and fill it from the manifest.
@@ -69,6 +69,8 @@ def migrate(database: str | None, manifest: Path | None) -> None:
 def check(context: click.Context, database: str | None, layout: str) -> None:
     """Compare the database, every pinned file and the shipped prompt sets with what the manifest says.
 
+    The chain of events has to be whole, and the records have to be those that it tells of.
+
     \b
     Example:
       saeuron-guard registry check
@@ -79,7 +81,7 @@ def check(context: click.Context, database: str | None, layout: str) -> None:
     with FeatureRegistry.open(database) as opened:
         result = check_registry(opened, _prompt_digests(opened))
     if layout == "json":
-        click.echo(_json({"passed": result.passed, **dataclasses.asdict(result)}))
+        click.echo(as_json({"passed": result.passed, **dataclasses.asdict(result)}))
     else:
         click.echo("\n".join(_check_lines(result)))
     if not result.passed:
@@ -90,64 +92,42 @@ def check(context: click.Context, database: str | None, layout: str) -> None:
 @database_option
 @click.option("--domain", metavar="NAME", help="Only concepts of this domain.")
 @click.option("--models", "list_models", is_flag=True, help="List models, SAEs, scoring runs and judges instead.")
+@click.option("--groups", "list_groups", is_flag=True, help="List groups of concepts with their members instead.")
 @layout_option
-def list_command(database: str | None, domain: str | None, list_models: bool, layout: str) -> None:
+def list_command(database: str | None, domain: str | None, list_models: bool, list_groups: bool, layout: str) -> None:
     """List concepts with the calibration that removes them.
 
     \b
     Example:
       saeuron-guard registry list --domain style
     """
-    from saeuron_guard.cli.registry_text import concept_table, model_tables
+    from saeuron_guard.cli.registry_text import concept_table, group_table, model_tables
     from saeuron_guard.registry.pages import concept_overview
     from saeuron_guard.registry.store import FeatureRegistry
 
+    if list_models and list_groups:
+        raise click.UsageError("--models and --groups are two lists; ask for one")
     with FeatureRegistry.open(database) as opened:
+        if list_groups:
+            groups = {group: members for group, members in opened.groups().items() if domain in (None, group.domain)}
+            found = [
+                {"group": dataclasses.asdict(group), "members": [m.name for m in groups[group]]} for group in groups
+            ]
+            click.echo(as_json(found) if layout == "json" else "\n".join(group_table(groups)))
+            return
         if list_models:
             contents = _named_things(opened)
-            click.echo(_json(contents) if layout == "json" else "\n".join(model_tables(contents)))
+            click.echo(as_json(contents) if layout == "json" else "\n".join(model_tables(contents)))
             return
         overview = concept_overview(opened, domain)
     if layout == "json":
-        click.echo(_json([dataclasses.asdict(page) for page in overview]))
+        click.echo(as_json([dataclasses.asdict(page) for page in overview]))
     else:
         click.echo("\n".join(concept_table(overview)))
 
 
-@registry.command()
-@click.argument("name", metavar="CONCEPT|SAE:INDEX")
-@database_option
-@click.option(
-    "--features",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Features to show where calibration chose none; text shows no more than that of those it chose.",
-)
-@layout_option
-def show(name: str, database: str | None, features: int, layout: str) -> None:
-    """Show which features carry a concept, or which concepts use a feature.
-
-    \b
-    Example:
-      saeuron-guard registry show pistol
-      saeuron-guard registry show emoji-canvas-up1-attn1:17
-    """
-    from saeuron_guard.cli.registry_text import concept_lines, feature_lines
-    from saeuron_guard.registry.pages import concept_page, feature_page
-    from saeuron_guard.registry.store import FeatureRegistry
-
-    with FeatureRegistry.open(database) as opened:
-        if ":" in name:  # no concept's name has a colon
-            used = feature_page(opened, name)
-            click.echo(_json(dataclasses.asdict(used)) if layout == "json" else "\n".join(feature_lines(used)))
-        else:
-            page = concept_page(opened, name, features=features)
-            text = _json(dataclasses.asdict(page)) if layout == "json" else "\n".join(concept_lines(page, features))
-            click.echo(text)
-
-
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """A value as ``--format json`` prints it."""
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
@@ -194,5 +174,8 @@ def _check_lines(result: RegistryCheck) -> Iterable[str]:
         if not artefact.passed:
             got = artefact.actual or "no such file"
             yield f"FAILED {artefact.path} ({artefact.owner}): expected {artefact.expected}, got {got}"
+    for warning in result.warnings:
+        yield f"warning: {warning}"
     passed = sum(artefact.passed for artefact in result.artefacts)
     yield f"{passed} of {len(result.artefacts)} pinned files are as recorded"
+    yield f"last event {result.last_event}"

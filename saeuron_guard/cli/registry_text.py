@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from saeuron_guard.cli.tables import aligned
 
 if TYPE_CHECKING:
-    from saeuron_guard.registry.pages import ConceptPage, ConceptUse, FeaturePage, FeatureSummary, RunPage
+    from saeuron_guard.registry.pages import ConceptPage, ConceptUse, FeaturePage, FeatureSummary, GroupPage, RunPage
+    from saeuron_guard.registry.records import ConceptRecord, Review
 
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "models": ("name", "family", "resolution", "scheduler", "steps", "guidance", "licence", "path"),
@@ -41,6 +42,23 @@ def concept_table(pages: Sequence[ConceptPage]) -> list[str]:
     return aligned(headers, rows, right=headers[4:])
 
 
+def group_table(groups: Mapping[ConceptRecord, Sequence[ConceptRecord]]) -> list[str]:
+    """One row for each group of concepts."""
+    if not groups:
+        return ["there are no groups"]
+    rows = [[group.name, group.domain, ", ".join(m.name for m in members)] for group, members in groups.items()]
+    return aligned(["GROUP", "DOMAIN", "MEMBERS"], rows)
+
+
+def group_lines(page: GroupPage) -> Iterator[str]:
+    """The page of a group: what it is, and its members' calibrations."""
+    yield f"{page.concept.name} ({page.concept.domain}): {page.concept.title}, a group"
+    if page.concept.description:
+        yield page.concept.description
+    yield ""
+    yield from concept_table(page.members)
+
+
 def model_tables(contents: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """A table for each kind of thing beside the concepts."""
     for position, (kind, records) in enumerate(contents.items()):
@@ -58,6 +76,10 @@ def concept_lines(page: ConceptPage, limit: int) -> Iterator[str]:
     yield f"{page.concept.name} ({page.concept.domain}): {page.concept.title}"
     if page.concept.description:
         yield page.concept.description
+    if page.concept.aliases:
+        yield f"other words for it: {', '.join(page.concept.aliases)}"
+    if page.concept.parent:
+        yield f"one of the group {page.concept.parent}"
     if not page.calibrations:
         yield "not calibrated: a policy cannot remove it"
     for model in page.calibrations:
@@ -72,7 +94,7 @@ def concept_lines(page: ConceptPage, limit: int) -> Iterator[str]:
         yield f"  provenance: {_pairs(model.calibration.provenance)}"
     for run in page.runs:
         yield ""
-        yield from _run_lines(run, limit)
+        yield from _run_lines(run, limit, page.reviews)
     if not page.runs:
         yield "no scoring run has scored it"
 
@@ -90,12 +112,20 @@ def feature_lines(page: FeaturePage) -> Iterator[str]:
     yield from aligned(headers, [_use_row(use) for use in page.uses], right=_FEATURE_HEADERS[1:7])
 
 
-def _run_lines(run: RunPage, limit: int) -> Iterator[str]:
+def _run_lines(run: RunPage, limit: int, reviews: Mapping[str, Review]) -> Iterator[str]:
     use = "chosen by calibration" if run.point else "not used by calibration; its best features"
     yield f"{run.run} at {run.hookpoint} of {run.model}, method {run.method}: {use}"
     yield f"  provenance: {_pairs(run.provenance)}"
-    rows = [[feature.feature, *_feature_cells(feature)] for feature in run.features[:limit]]
-    yield from (f"  {line}" for line in aligned(_FEATURE_HEADERS, rows, right=_FEATURE_HEADERS[1:7]))
+    rows = [
+        [
+            feature.feature,
+            *_feature_cells(feature),
+            reviews[feature.feature].verdict if feature.feature in reviews else "-",
+        ]
+        for feature in run.features[:limit]
+    ]
+    headers = [*_FEATURE_HEADERS, "REVIEW"]
+    yield from (f"  {line}" for line in aligned(headers, rows, right=_FEATURE_HEADERS[1:7]))
     if len(run.features) > limit:
         yield f"  and {len(run.features) - limit} more: --features {len(run.features)} shows them"
 

@@ -9,6 +9,7 @@ import click
 
 from saeuron_guard.cli.files import make_folder, write_text
 from saeuron_guard.cli.progress import StageProgress
+from saeuron_guard.cli.recording import note_verification, record_option, require_recordable
 
 if TYPE_CHECKING:
     from saeuron_guard.verify.result import VerifyResult
@@ -49,6 +50,7 @@ def _seeds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> t
 )
 @click.option("--judge", metavar="NAME|PATH", help="Judge to use instead of the registry's audit judge.")
 @click.option("--strict", is_flag=True, help="Exit with 4 when the policy passes with warnings.")
+@record_option
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -62,6 +64,7 @@ def verify(
     max_retain_images: int | None,
     judge: str | None,
     strict: bool,
+    record: bool,
 ) -> None:
     """Draw audit prompts without and with the guard, judge the images, and pass or fail the policy.
 
@@ -84,20 +87,25 @@ def verify(
     # After the policy is known to be sound: what follows loads torch, which takes seconds.
     from saeuron_guard.verify.run import run_verify
 
-    with FeatureRegistry.open() as registry, StageProgress() as progress:
-        result = run_verify(
-            policy,
-            registry,
-            judge=judge,
-            prompts=prompts,
-            seeds=seeds,
-            max_per_concept=max_images_per_concept,
-            max_retain=max_retain_images,
-            strict=strict,
-            on_progress=progress,
-        )
-    _write(result, html, out)
-    click.echo(render_json(result) if layout == "json" else render_text(result), nl=False)
+    with FeatureRegistry.open() as registry:
+        if record:
+            require_recordable(registry)
+        with StageProgress() as progress:
+            result = run_verify(
+                policy,
+                registry,
+                judge=judge,
+                prompts=prompts,
+                seeds=seeds,
+                max_per_concept=max_images_per_concept,
+                max_retain=max_retain_images,
+                strict=strict,
+                on_progress=progress,
+            )
+        _write(result, html, out)
+        click.echo(render_json(result) if layout == "json" else render_text(result), nl=False)
+        if record:
+            note_verification(registry, policy, result)
     ctx.exit(result.exit_code)
 
 

@@ -83,10 +83,10 @@ def verify_artefacts(manifest: Manifest, root: Path) -> tuple[ArtefactCheck, ...
 
     A model whose ``files`` are empty (a hub id) pins nothing here.
     """
-    return tuple(_check(root, *pinned) for pinned in _pinned_files(manifest))
+    return tuple(_check(root, *pinned) for pinned in pinned_files(manifest))
 
 
-def _pinned_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+def pinned_files(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     """(path below the root, what it belongs to, digest) of every file that the manifest pins."""
     owners: tuple[ModelRecord | JudgeRecord, ...] = (*manifest.models, *manifest.judges)
     for owner in owners:

@@ -7,10 +7,15 @@ from typing import Any, Final
 
 from saeuron_guard.documents import Document
 from saeuron_guard.errors import Problem
+from saeuron_guard.registry.stamp import is_moment
 from saeuron_guard.strict_yaml import Pointer
 from saeuron_guard.wording import did_you_mean, pointer_text, quote
 
-_KEYS: Final = {"calibrations": ("model", "concept"), "prompt_sets": ("role", "name")}
+_KEYS: Final = {
+    "calibrations": ("model", "concept"),
+    "prompt_sets": ("role", "name"),
+    "reviews": ("sae", "index", "sae_digest", "by", "why", "when", "verdict"),
+}
 """What tells the entries of a list apart where it is not the name alone."""
 
 
@@ -25,6 +30,7 @@ def consistency_problems(document: Document) -> list[Problem]:
         *parts.run_problems(),
         *parts.calibration_problems(),
         *parts.judge_problems(),
+        *parts.review_problems(),
     ]
 
 
@@ -45,7 +51,7 @@ class _Parts:
             seen: dict[tuple[str, ...], int] = {}
             for position, entry in enumerate(entries):
                 keys = _KEYS.get(part, ("name",))
-                name = tuple(entry[key] for key in keys)
+                name = tuple(str(entry[key]) for key in keys)
                 if name in seen:
                     first = pointer_text((part, seen[name]))
                     yield self.document.problem(
@@ -154,3 +160,15 @@ class _Parts:
                     elif concepts[name]["domain"] != domain:
                         message = f"{quote(name)} is of domain {quote(concepts[name]['domain'])}, not {quote(domain)}"
                         yield self.document.problem(pointer, message)
+
+    def review_problems(self) -> Iterator[Problem]:
+        """Times exist, and so does the feature; a review of an SAE that is gone or was another one stays as it is."""
+        saes = self.named("saes")
+        for position, review in enumerate(self.lists.get("reviews", [])):
+            if not is_moment(review["when"]):
+                message = f"there is no such time: {quote(review['when'])}"
+                yield self.document.problem(("reviews", position, "when"), message)
+            sae = saes.get(review["sae"])
+            if sae and sae["digest"] == review["sae_digest"] and review["index"] >= sae["num_latents"]:
+                message = f"{sae['name']} has features 0 to {sae['num_latents'] - 1}, got {review['index']}"
+                yield self.document.problem(("reviews", position, "index"), message)

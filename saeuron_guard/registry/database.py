@@ -221,7 +221,8 @@ def _advice(engine: Engine, error: BaseException | None, cause: str) -> str:
     sign = f"{getattr(error, 'sqlstate', None) or ''} {cause}"
     if re.search(_DAMAGED, sign):
         return "it is damaged or something else: " + (
-            "delete it, and the next command builds it from the manifest"
+            "restore it from a copy; or move it away, and the next command builds a new one from the manifest, "
+            "without the reviews and records that were in this one only"
             if Path(str(engine.url.database)).name == BUILT_FILE and configured_url() is None
             else f"name another database in {DATABASE_VARIABLE} or --database, or restore this one from a copy"
         )

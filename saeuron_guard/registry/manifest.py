@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 from saeuron_guard.documents import Document, document_problems, draft_document
-from saeuron_guard.errors import ManifestError
+from saeuron_guard.errors import ManifestError, Problem
 from saeuron_guard.names import API_VERSION
 from saeuron_guard.registry.consistency import consistency_problems
 from saeuron_guard.registry.records import (
@@ -22,11 +23,15 @@ from saeuron_guard.registry.records import (
     ModelRecord,
     OperatingPoint,
     PromptSetRecord,
+    Review,
     SaeRecord,
     ScoringRun,
 )
 from saeuron_guard.registry.schema import KIND, MANIFEST_SCHEMA
 from saeuron_guard.strict_yaml import read_yaml
+
+MANIFEST_VARIABLE: Final = "SAEURON_GUARD_MANIFEST"
+"""Names the manifest of a registry of one's own, to use in place of the shipped one."""
 
 LARGEST_MANIFEST: Final = 8 << 20
 """Bytes. The embedded model's manifest is a hundredth of it."""
@@ -47,7 +52,7 @@ _HEADER: Final = """\
 class Manifest:
     """Everything that the manifest says, always sorted by name.
 
-    Prompt sets are sorted by role and name, calibrations by model and concept.
+    Prompt sets are sorted by role and name, calibrations by model and concept, reviews by feature and time.
     """
 
     models: tuple[ModelRecord, ...] = ()
@@ -57,6 +62,7 @@ class Manifest:
     scoring_runs: tuple[ScoringRun, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     judges: tuple[JudgeRecord, ...] = ()
+    reviews: tuple[Review, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("models", "saes", "concepts", "scoring_runs", "judges"):
@@ -66,11 +72,23 @@ class Manifest:
         )
         by_place = sorted(self.calibrations, key=lambda calibration: (self.model_of(calibration), calibration.concept))
         object.__setattr__(self, "calibrations", tuple(by_place))
+        object.__setattr__(self, "reviews", tuple(sorted(self.reviews, key=lambda review: review.identity)))
 
     def model_of(self, calibration: Calibration) -> str:
         """The model that a calibration is for: that of its SAEs; empty when they are unknown."""
         models = {sae.name: sae.model for sae in self.saes}
         return models.get(calibration.points[0].sae, "") if calibration.points else ""
+
+
+def configured_manifest() -> Path | None:
+    """The manifest that the environment asks for, or None; raises ManifestError when there is no such file."""
+    named = os.environ.get(MANIFEST_VARIABLE)
+    if not named:
+        return None
+    path = Path(named)
+    if not path.is_file():
+        raise ManifestError([Problem(named, 0, 0, f"there is no such manifest, but {MANIFEST_VARIABLE} names it")])
+    return path
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -110,6 +128,7 @@ def _manifest(document: Document) -> Manifest:
         scoring_runs=_records(ScoringRun, value.get("scoring_runs", [])),
         calibrations=tuple(_calibration(entry) for entry in value.get("calibrations", [])),
         judges=_records(JudgeRecord, value.get("judges", [])),
+        reviews=_records(Review, value.get("reviews", [])),
     )
 
 
@@ -146,6 +165,8 @@ def _document(manifest: Manifest) -> dict[str, Any]:
     document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": KIND}
     for field in dataclasses.fields(manifest):
         document[field.name] = [_entry(record) for record in getattr(manifest, field.name)]
+    if not manifest.reviews:
+        del document["reviews"]
     document["calibrations"] = [
         {"concept": calibration.concept, "model": manifest.model_of(calibration) or "unknown", **_entry(calibration)}
         for calibration in manifest.calibrations
@@ -159,7 +180,7 @@ def _entry(record: Any) -> dict[str, Any]:
     Fields that have their default are left out, and numbers that nobody knows.
     """
     values = {field: getattr(record, field.name) for field in dataclasses.fields(record)}
-    return {field.name: _plain(value) for field, value in values.items() if not _is_default(field, value)}
+    return {field.name: rounded(value) for field, value in values.items() if not _is_default(field, value)}
 
 
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
@@ -170,15 +191,16 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
     return field.default_factory is not dataclasses.MISSING and bool(value == field.default_factory())
 
 
-def _plain(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A record or value as it is written: plain lists and mappings, keys sorted, SIGNIFICANT_DIGITS of numbers."""
     if isinstance(value, float):
         return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0  # + 0.0: no "-0.0" for a rounded nothing
     if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value)}
+        return {str(key): rounded(value[key]) for key in sorted(value)}
     if dataclasses.is_dataclass(value):
         return _entry(value)
     if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
+        return [rounded(part) for part in value]
     return value
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from saeuron_guard.errors import RegistryError
 from saeuron_guard.registry.database import DATABASE_VARIABLE, migrating, shown, without_secrets
+from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.tables import REVISION, meta
 from saeuron_guard.resources import data_folder
 
@@ -65,12 +66,15 @@ def refuse_unknown(connection: Connection) -> None:
     )
 
 
-def upgrade(connection: Connection, revision: str = "head") -> None:
-    """Migrate up to ``revision`` within the connection's transaction (of ``database.migrating``)."""
+def upgrade(connection: Connection, revision: str = "head", *, stamp: Stamp | None = None) -> None:
+    """Migrate up to ``revision`` within the connection's transaction (of ``database.migrating``).
+
+    ``stamp``: who does it, and when; None: this process, now.
+    """
     from alembic import command
 
     refuse_unknown(connection)
-    command.upgrade(configuration(connection), revision)
+    command.upgrade(configuration(connection, stamp), revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
@@ -82,7 +86,7 @@ def downgrade(engine: Engine, revision: str) -> None:
         command.downgrade(configuration(connection), revision)
 
 
-def configuration(connection: Connection | None = None) -> Config:
+def configuration(connection: Connection | None = None, stamp: Stamp | None = None) -> Config:
     """Alembic's configuration; ``migrations/env.py`` works on ``connection``."""
     from alembic.config import Config
 
@@ -90,6 +94,7 @@ def configuration(connection: Connection | None = None) -> Config:
     config.set_main_option("script_location", str(data_folder("migrations")).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
+    config.attributes["stamp"] = stamp
     return config
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from saeuron_guard.names import feature_name
-from saeuron_guard.registry.records import Calibration, ConceptRecord, FeatureScore, OperatingPoint
+from saeuron_guard.registry.records import Calibration, ConceptRecord, FeatureScore, OperatingPoint, Review
 from saeuron_guard.registry.store import FeatureRegistry
 
 
@@ -55,11 +56,20 @@ class ModelCalibration:
 
 @dataclass(frozen=True, slots=True)
 class ConceptPage:
-    """Everything that the registry knows about a concept."""
+    """Everything that the registry knows about a concept; ``reviews``: the newest of each feature that has one."""
 
     concept: ConceptRecord
     calibrations: tuple[ModelCalibration, ...]
     runs: tuple[RunPage, ...]
+    reviews: Mapping[str, Review] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPage:
+    """A group of concepts; ``members`` without their features."""
+
+    concept: ConceptRecord
+    members: tuple[ConceptPage, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +101,40 @@ def concept_overview(registry: FeatureRegistry, domain: str | None = None) -> li
     ]
 
 
-def concept_page(registry: FeatureRegistry, name: str, *, features: int = 10) -> ConceptPage:
-    """The page of a concept: of each run, the features that calibration chose, or the best ``features`` if none."""
+def find_concept(registry: FeatureRegistry, name: str) -> ConceptRecord:
+    """The concept or group that ``name`` means, which may be another word for it; RegistryError when none does."""
+    for concept in (*registry.concepts(), *registry.groups()):
+        if name in concept.aliases:
+            return concept
+    return registry.concept(name)
+
+
+def group_page(registry: FeatureRegistry, concept: ConceptRecord) -> GroupPage | None:
+    """The page of a group; None when ``concept`` is no group."""
+    members = {member.name for member in registry.groups().get(concept, ())}
+    if not members:
+        return None
+    return GroupPage(concept, tuple(page for page in concept_overview(registry) if page.concept.name in members))
+
+
+def concept_page(registry: FeatureRegistry, name: str, *, features: int = 10, model: str | None = None) -> ConceptPage:
+    """The page of a concept: of each run, the features that calibration chose, or the best ``features`` if none.
+
+    ``model``: only what belongs to this model.
+    """
     concept = registry.concept(name)
-    calibrations = _calibrations_by_concept(registry).get(concept.name, ())
+    wanted = None if model is None else registry.model(model).name
+    calibrations = [
+        calibrated
+        for calibrated in _calibrations_by_concept(registry).get(concept.name, ())
+        if wanted in (None, calibrated.model)
+    ]
     points = {point.run: point for calibrated in calibrations for point in calibrated.calibration.points}
     pages = []
     for run in registry.runs(concept.name):
         sae, point = registry.sae(run.sae), points.get(run.name)
+        if wanted not in (None, sae.model):
+            continue
         chosen = point.features if point else 0
         scores = registry.scores(run.name, concept.name, max_rank=chosen or features)
         pages.append(
@@ -114,7 +150,9 @@ def concept_page(registry: FeatureRegistry, name: str, *, features: int = 10) ->
                 provenance=run.provenance,
             )
         )
-    return ConceptPage(concept, tuple(calibrations), tuple(pages))
+    shown = {feature.feature for page in pages for feature in page.features}
+    reviews = {feature: review for feature, review in registry.reviews().items() if feature in shown}
+    return ConceptPage(concept, tuple(calibrations), tuple(pages), reviews)
 
 
 def feature_page(registry: FeatureRegistry, name: str) -> FeaturePage:
@@ -171,4 +209,29 @@ def _summary(sae: str, scores: list[FeatureScore], chosen: int) -> FeatureSummar
         at=best.timestep,
         timesteps=tuple(score.timestep for score in scores),
         chosen_at=tuple(score.timestep for score in scores if score.rank < chosen and score.score > 0),
+    )
+
+
+def feature_page_from(value: Mapping[str, Any]) -> FeaturePage:
+    """The page that ``value``, JSON that a review kept, was made from; ValueError when it is no page."""
+    try:
+        uses = tuple(
+            ConceptUse(use["concept"], use["domain"], use["run"], _summary_from(use["summary"]))
+            for use in value["uses"]
+        )
+        page = FeaturePage(value["feature"], value["sae"], value["model"], value["hookpoint"], uses)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"no page of a feature: {error}") from error
+    return page
+
+
+def _summary_from(value: Mapping[str, Any]) -> FeatureSummary:
+    numbers = {name: float(value[name]) for name in ("score", "mean", "mean_others", "firing_rate")}
+    return FeatureSummary(
+        feature=value["feature"],
+        best_rank=int(value["best_rank"]),
+        at=int(value["at"]),
+        timesteps=tuple(value["timesteps"]),
+        chosen_at=tuple(value["chosen_at"]),
+        **numbers,
     )

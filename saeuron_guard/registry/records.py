@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from saeuron_guard.names import feature_name
+
+VERDICTS: Final = ("approved", "rejected", "quarantined")
+"""What a review can say of a feature; the compiler takes none that is rejected or quarantined."""
+
+Verdict = Literal["approved", "rejected", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,3 +168,108 @@ class FeatureUse:
     run: str
     concept: str
     score: FeatureScore
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What somebody decided about feature ``index`` of an SAE.
+
+    ``sae_digest``: of the SAE at that time; for an SAE of another digest the review does not count.
+    ``when``: UTC as ``stamp.moment_text`` writes it.  ``page``: the feature's page as it was then, as JSON values, with
+    numbers rounded as in the manifest; empty when nobody kept it.
+    """
+
+    sae: str
+    index: int
+    sae_digest: str
+    verdict: Verdict
+    by: str
+    why: str
+    when: str
+    page: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def feature(self) -> str:
+        """The feature's name, ``sae:index``."""
+        return feature_name(self.sae, self.index)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells two reviews apart: everything but the page."""
+        return (self.sae, f"{self.index:07}", self.when, self.by, self.verdict, self.why, self.sae_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """A policy that was compiled or verified; ``by`` and ``when``: who recorded it first, and when (UTC)."""
+
+    digest: str
+    name: str
+    version: str
+    owner: str
+    file: str
+    by: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFeature:
+    """A feature that a guard edits (or, at strength 0, watches) for ``concept``."""
+
+    sae: str
+    sae_digest: str
+    index: int
+    concept: str
+    strength: float
+
+    @property
+    def feature(self) -> str:
+        """The feature's name, ``sae:index``."""
+        return feature_name(self.sae, self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardRecord:
+    """A compiled policy; ``by`` and ``when``: who recorded it first, and when (UTC)."""
+
+    digest: str
+    policy_digest: str
+    model: str
+    fingerprint: str
+    features: tuple[GuardFeature, ...]
+    by: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationRecord:
+    """One run of ``verify``: what it said, with what it judged, by whom and when (UTC)."""
+
+    guard_digest: str
+    policy_digest: str
+    verdict: str
+    exit_code: int
+    judge: str
+    judge_digest: str
+    seeds: tuple[int, ...]
+    images: int
+    figures: Mapping[str, object]
+    by: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of the registry: a link of the chain that ``registry.events`` describes.
+
+    ``seq`` counts from 1.  ``payload``: canonical JSON text.  ``previous``: the digest of the event before.
+    """
+
+    seq: int
+    when: str
+    by: str
+    kind: str
+    subject: str
+    payload: str
+    previous: str
+    digest: str

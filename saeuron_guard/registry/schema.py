@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from saeuron_guard.names import API_VERSION, PROMPT_ROLES, SLUG
+from saeuron_guard.registry.records import VERDICTS
 
 KIND: Final = "Registry"
 JUDGE_KINDS: Final = ("clip", "classifier")
@@ -40,6 +41,12 @@ _SHARE: Final[dict[str, Any]] = {
     "minimum": 0,
     "maximum": 1,
     "x-expected": "a number from 0 to 1",
+}
+_WORDS: Final[dict[str, Any]] = {"type": "string", "pattern": r"\S", "x-expected": "some text"}
+_MOMENT: Final[dict[str, Any]] = {
+    "type": "string",
+    "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$",
+    "x-expected": "a time in UTC, such as '2025-01-31T12:00:00Z'",
 }
 _ANYTHING: Final[dict[str, Any]] = {"type": "object"}
 _FILES: Final[dict[str, Any]] = {"type": "object", "propertyNames": _FILE, "additionalProperties": _DIGEST}
@@ -153,6 +160,20 @@ _JUDGES: Final = _list_of(
     optional=("provenance",),
 )
 
+_REVIEWS: Final = _list_of(
+    {
+        "sae": _SAE_NAME,
+        "index": {"type": "integer", "minimum": 0, "x-expected": "a whole number, 0 or more"},
+        "sae_digest": _DIGEST,
+        "verdict": {"enum": list(VERDICTS)},
+        "by": _WORDS,
+        "why": _WORDS,
+        "when": _MOMENT,
+        "page": _ANYTHING,
+    },
+    optional=("page",),
+)
+
 MANIFEST_SCHEMA: Final[dict[str, Any]] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "Feature registry",
@@ -167,7 +188,8 @@ MANIFEST_SCHEMA: Final[dict[str, Any]] = {
             "scoring_runs": _SCORING_RUNS,
             "calibrations": _CALIBRATIONS,
             "judges": _JUDGES,
+            "reviews": _REVIEWS,
         },
-        optional=("prompt_sets", "scoring_runs", "calibrations", "judges"),
+        optional=("prompt_sets", "scoring_runs", "calibrations", "judges", "reviews"),
     ),
 }

@@ -12,6 +12,7 @@ from saeuron_guard.names import FEATURE
 from saeuron_guard.registry import queries
 from saeuron_guard.registry.build import bring_up_to_date, stored_digest
 from saeuron_guard.registry.database import BUILT_FILE, configured_url, engine_for, exists, reading, shown, sqlite_url
+from saeuron_guard.registry.manifest import configured_manifest
 from saeuron_guard.registry.migrate import migrate_command, require_current
 from saeuron_guard.registry.records import (
     Calibration,
@@ -21,9 +22,12 @@ from saeuron_guard.registry.records import (
     JudgeRecord,
     ModelRecord,
     PromptSetRecord,
+    Review,
     SaeRecord,
     ScoringRun,
 )
+from saeuron_guard.registry.reviews import newest_reviews
+from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.resources import data_folder, state_folder
 from saeuron_guard.wording import did_you_mean, quote
 
@@ -47,48 +51,55 @@ class FeatureRegistry:
     Use as a context manager, or ``close()`` it.
     """
 
-    def __init__(self, engine: Engine, artefact_root: Path) -> None:
+    def __init__(self, engine: Engine, manifest: Path) -> None:
         self._engine = engine
-        self._artefact_root = artefact_root
+        self._manifest = manifest
 
     @classmethod
-    def open(cls, url: str | None = None, *, manifest: Path | None = None) -> Self:
+    def open(cls, url: str | None = None, *, manifest: Path | None = None, stamp: Stamp | None = None) -> Self:
         """Open a registry.
 
-        Without arguments: the database that SAEURON_GUARD_DATABASE names, or else the shipped registry, which is built
-        in ``resources.state_folder()`` on first use and again whenever its manifest has changed.
-        ``url`` alone: that database, as it is, with the files of the shipped registry folder.  ``manifest`` alone:
-        built beside it, with the files there.  Both: built at ``url``.
+        Without arguments: the database that SAEURON_GUARD_DATABASE names, or else the registry of one's own whose
+        manifest SAEURON_GUARD_MANIFEST names, or else the shipped one.  ``url`` alone: that database, as it is, with
+        the files of the registry of one's own or else of the shipped one.  ``manifest`` alone: built beside it, with
+        the files there.  Both: built at ``url``.
+        What is built is built on first use and again whenever the manifest has changed; the shipped registry in
+        ``resources.state_folder()``.  ``stamp``: who builds, and when; None: this process, now.
         Raises RegistryError, ManifestError or ArtefactError when the content cannot be trusted.
         """
         if url is None and manifest is None:
             url = configured_url()
         if url is not None and manifest is None:
             return cls._open_as_it_is(url)
-        return cls.built(url, manifest=manifest)
+        return cls.built(url, manifest=manifest, stamp=stamp)
 
     @classmethod
-    def built(cls, url: str | None = None, *, manifest: Path | None = None) -> Self:
-        """Open the database at ``url``, migrated, and holding what ``manifest`` (None: the shipped one) says."""
-        path = (manifest or data_folder("registry") / MANIFEST).absolute()
-        folder = path.parent if manifest is not None else state_folder()
+    def built(cls, url: str | None = None, *, manifest: Path | None = None, stamp: Stamp | None = None) -> Self:
+        """Open the database at ``url``, migrated, and holding what ``manifest`` says.
+
+        None for the one that SAEURON_GUARD_MANIFEST names or else the shipped one.  ``stamp`` as for ``open``.
+        """
+        own = manifest or configured_manifest()
+        path = (own or data_folder("registry") / MANIFEST).absolute()
+        folder = path.parent if own is not None else state_folder()
         engine = engine_for(url or sqlite_url(folder / BUILT_FILE))
         try:
-            bring_up_to_date(engine, path)
+            bring_up_to_date(engine, path, stamp)
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine, path.parent)
+        return cls(engine, path)
 
     @classmethod
     def _open_as_it_is(cls, url: str) -> Self:
+        path = (configured_manifest() or data_folder("registry") / MANIFEST).absolute()
         engine = engine_for(url)
         try:
             _require_content(engine)
         except BaseException:
             engine.dispose()
             raise
-        return cls(engine, data_folder("registry"))
+        return cls(engine, path)
 
     def close(self) -> None:
         """Give up all connections."""
@@ -105,7 +116,17 @@ class FeatureRegistry:
     @property
     def artefact_root(self) -> Path:
         """The folder below which the relative paths of records lie."""
-        return self._artefact_root
+        return self._manifest.parent
+
+    @property
+    def manifest_path(self) -> Path:
+        """The manifest that says what the database should hold."""
+        return self._manifest
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for the other modules of the registry."""
+        return self._engine
 
     @property
     def place(self) -> str:
@@ -221,6 +242,15 @@ class FeatureRegistry:
         sae, index = self.feature(feature)
         with reading(self._engine) as connection:
             return queries.uses_of(connection, sae.name, index)
+
+    def reviews(self, sae: str | None = None) -> dict[str, Review]:
+        """The newest review of each feature (of SAE ``sae``) that was reviewed, by its name ``sae:index``.
+
+        Only reviews of the SAEs as they are now: one of an SAE whose digest has changed since does not count.
+        """
+        known = None if sae is None else self.sae(sae).name
+        with reading(self._engine) as connection:
+            return newest_reviews(connection, known)
 
     def feature(self, name: str) -> tuple[SaeRecord, int]:
         """The SAE and the index that a feature's name ``sae:index`` means; both must exist."""

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from saeuron_guard.names import PROMPT_ROLES
+from saeuron_guard.registry.records import VERDICTS
 
 REVISION: Final = "0004"
 """The migration that these tables belong to; opening a database compares it without loading Alembic."""
@@ -37,6 +38,13 @@ NAMING: Final = {
 NAME: Final = String(128)
 DIGEST: Final = String(71)
 """``sha256:`` and 64 hexadecimal digits."""
+MOMENT: Final = String(20)
+"""``2025-01-31T12:00:00Z``: UTC to the second, so that the order of the texts is the order of the times."""
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return "{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values))
+
 
 metadata = MetaData(naming_convention=NAMING)
 
@@ -46,7 +54,7 @@ meta = Table(
     Column("key", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
-"""Facts about the database itself: the digest of the manifest that it holds, the release that wrote it."""
+"""Facts about the database itself: the manifest that it holds, the release that wrote it, the last event."""
 
 models = Table(
     "models",
@@ -113,7 +121,7 @@ prompt_sets = Table(
     Column("model_id", ForeignKey("models.id"), nullable=False),
     Column("digest", DIGEST, nullable=False),
     UniqueConstraint("role", "name"),
-    CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in PROMPT_ROLES)), name="role_known"),
+    CheckConstraint(_one_of("role", PROMPT_ROLES), name="role_known"),
     Index(None, "model_id"),
 )
 
@@ -194,3 +202,109 @@ operating_points = Table(
     Index(None, "run_id"),
     Index(None, "sae_id"),
 )
+
+CONTENT: Final = (
+    models,
+    saes,
+    concepts,
+    prompt_sets,
+    judges,
+    scoring_runs,
+    feature_scores,
+    calibrations,
+    operating_points,
+)
+"""What the manifest says: emptied and filled again when it changes. The other tables hold what people record.
+
+What people record names the content and refers to none of its rows, so it outlives them.
+"""
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sae", NAME, nullable=False),
+    Column("sae_digest", DIGEST, nullable=False),
+    Column("feature", Integer, nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("when", MOMENT, nullable=False),
+    Column("page", JSON, nullable=False),
+    CheckConstraint(_one_of("verdict", VERDICTS), name="verdict_known"),
+    Index(None, "sae", "feature"),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("digest", DIGEST, primary_key=True),
+    Column("name", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("when", MOMENT, nullable=False),
+    Index(None, "name"),
+)
+
+guards = Table(
+    "guards",
+    metadata,
+    Column("digest", DIGEST, primary_key=True),
+    Column("policy_digest", ForeignKey("policies.digest"), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("fingerprint", DIGEST, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("when", MOMENT, nullable=False),
+    Index(None, "policy_digest"),
+)
+
+guard_features = Table(
+    "guard_features",
+    metadata,
+    Column("guard_digest", ForeignKey("guards.digest"), nullable=False),
+    Column("sae", NAME, nullable=False),
+    Column("sae_digest", DIGEST, nullable=False),
+    Column("feature", Integer, nullable=False),
+    Column("concept", NAME, nullable=False),
+    Column("strength", Float, nullable=False),
+    PrimaryKeyConstraint("guard_digest", "sae", "feature", "concept"),
+    # Answers "which guards use feature (sae, index)".
+    Index(None, "sae", "feature"),
+)
+
+verification_runs = Table(
+    "verification_runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("guard_digest", ForeignKey("guards.digest"), nullable=False),
+    Column("policy_digest", ForeignKey("policies.digest"), nullable=False),
+    Column("verdict", String(16), nullable=False),
+    Column("exit_code", Integer, nullable=False),
+    Column("judge", Text, nullable=False),
+    Column("judge_digest", DIGEST, nullable=False),
+    Column("seeds", JSON, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("figures", JSON, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("when", MOMENT, nullable=False),
+    Index(None, "guard_digest"),
+    Index(None, "policy_digest"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    # Counted by the chain itself: a number that the database gave out might be skipped when a transaction fails.
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("when", MOMENT, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("previous", DIGEST, nullable=False),
+    Column("digest", DIGEST, nullable=False),
+    CheckConstraint("seq > 0", name="counted_from_1"),
+)
+"""Append-only: triggers that migration 0003 makes refuse every change; see ``registry.events``."""

@@ -106,7 +106,9 @@ def test_a_place_that_cannot_be_written_is_an_error_for_users(tmp_path: Path) ->
     """A folder below a file: one message, exit code 3, and the file stays as it was."""
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     policy = data_folder("policies") / "no-weapons.yaml"
-    result = CliRunner().invoke(program, ["compile", str(policy), "--out", str(tmp_path / "file" / "guard")])
+    result = CliRunner().invoke(
+        program, ["compile", str(policy), "--out", str(tmp_path / "file" / "guard"), "--no-record"]
+    )
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 3
     assert "the guard cannot be written there" in result.stderr
@@ -116,7 +118,7 @@ def test_a_place_that_cannot_be_written_is_an_error_for_users(tmp_path: Path) ->
 def test_all_files_of_a_guard_may_be_read_by_the_same_accounts(tmp_path: Path) -> None:
     """The weights are no more private than the configuration: one account compiles, another runs the pipeline."""
     policy = data_folder("policies") / "no-weapons.yaml"
-    result = CliRunner().invoke(program, ["compile", str(policy), "--out", str(tmp_path / "guard")])
+    result = CliRunner().invoke(program, ["compile", str(policy), "--out", str(tmp_path / "guard"), "--no-record"])
     assert result.exit_code == 0, result.stderr
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "guard").iterdir()}
     assert modes["guard.safetensors"] == modes["guard.json"]

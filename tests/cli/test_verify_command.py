@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from saeuron_guard.cli.main import program
+from saeuron_guard.compiler.compile import compile_policy
 from saeuron_guard.errors import CannotEvaluate, GuardNotEffective
 from saeuron_guard.verify import run
-from saeuron_guard.verify.result import VerifyResult
+from saeuron_guard.verify.result import Pinned, VerifyResult
 from tests.verify.samples import concept_of, result_of
 from tests.verify.world import random_pipeline, write_registry
 
@@ -69,7 +71,7 @@ def call(*arguments: str) -> Result:
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, result: VerifyResult | Exception) -> list[dict[str, Any]]:
-    """Replace the run by a known result; gives the arguments it was called with."""
+    """Replace the run by a known result of the compiled policy; gives the arguments it was called with."""
     called: list[dict[str, Any]] = []
 
     def known(policy: Any, registry: Any, **arguments: Any) -> VerifyResult:
@@ -77,7 +79,8 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, result: VerifyResult | Exceptio
         arguments["on_progress"]("drawing", 1, 2)
         if isinstance(result, Exception):
             raise result
-        return result
+        pinned = Pinned(policy.name, policy.digest)
+        return replace(result, policy=pinned, guard_digest=compile_policy(policy, registry).digest)
 
     monkeypatch.setattr(run, "run_verify", known)
     return called
@@ -100,8 +103,13 @@ def test_the_exit_code_is_the_results(
     text, value = call("verify", "policy.yaml"), call("verify", "policy.yaml", "--format", "json")
     assert (text.exit_code, value.exit_code) == (code, code)
     assert text.stdout.rstrip().endswith(f"(exit code {code})")
-    assert json.loads(value.stdout) == json.loads(json.dumps(result.to_json()))
+    assert without_pins(json.loads(value.stdout)) == without_pins(json.loads(json.dumps(result.to_json())))
     assert "drawing: 1 of 2" in value.stderr
+
+
+def without_pins(stated: dict[str, Any]) -> dict[str, Any]:
+    """A result without what the compiled policy replaced in it."""
+    return {name: value for name, value in stated.items() if name not in ("policy", "guard")}
 
 
 @pytest.mark.parametrize("error", [CannotEvaluate("no such judge"), GuardNotEffective("a step without the guard")])
@@ -128,6 +136,33 @@ def test_options_reach_the_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert called[1] == {
         "judge": "me", "prompts": "other.yaml", "seeds": (3, 1), "max_per_concept": 5, "max_retain": 7, "strict": True,
     }  # fmt: skip
+
+
+def test_what_was_verified_is_recorded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Policy, guard and each run with its verdict; nothing with --no-record, and none of a guard that is another."""
+
+    def runs() -> list[Any]:
+        stated = json.loads(call("registry", "history", "no-pistol", "--format", "json").stdout)
+        return [event["payload"] for event in stated if event["kind"] == "verification"]
+
+    answer_with(monkeypatch, result_of())
+    call("verify", "policy.yaml")
+    before = runs()
+    call("verify", "policy.yaml", "--no-record")
+    assert runs() == before
+    answer_with(monkeypatch, result_of(concepts=(concept_of(guarded_shown=40),)))
+    assert call("verify", "policy.yaml").exit_code == 1
+    *others, last = runs()
+    assert others == before
+    assert (last["verdict"], last["exit_code"], last["images"], last["seeds"]) == ("fail", 1, 4, [1])
+    (guard,) = json.loads(call("registry", "guards", "--format", "json").stdout)
+    assert (guard["verification"]["verdict"], guard["digest"]) == ("fail", last["guard_digest"])
+    assert guard["verification"]["figures"]["concepts"][0]["concept"] == "pistol"
+    monkeypatch.setattr(run, "run_verify", lambda *_, **__: result_of())
+    stale = call("verify", "policy.yaml")
+    assert stale.exit_code == 3
+    assert "it changed meanwhile, and nothing was recorded" in stale.stderr
+    assert runs() == [*before, last]
 
 
 @pytest.mark.parametrize(

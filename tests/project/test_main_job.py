@@ -28,7 +28,7 @@ expand:
 
 def verified(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON of ``verify``."""
-    done = CliRunner().invoke(program, ["verify", *map(str, arguments), "--format", "json"])
+    done = CliRunner().invoke(program, ["verify", *map(str, arguments), "--no-record", "--format", "json"])
     return done.exit_code, json.loads(done.stdout)
 
 

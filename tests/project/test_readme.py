@@ -99,7 +99,7 @@ def test_python_in_the_readme_runs(
     policy = ROOT / "policies" / "no-weapons.yaml"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as left:
-        program.main(["compile", str(policy), "--out", "build/no-weapons"])
+        program.main(["compile", str(policy), "--out", "build/no-weapons", "--no-record"])
     assert left.value.code == 0
     for example in blocks("python"):
         exec(compile(example, "README.md", "exec"), {})  # noqa: S102 - running the documentation is the test

@@ -87,7 +87,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> 
     """The message says what to do; doing it helps."""
     manifest = write_synthetic_registry(tmp_path)
     (tmp_path / "registry.sqlite").write_bytes(content)
-    with pytest.raises(RegistryError, match=r"registry\.sqlite: .*delete it, and the next command builds it"):
+    with pytest.raises(RegistryError, match=r"registry\.sqlite: .*move it away, and the next command builds a new"):
         FeatureRegistry.open(manifest=manifest)
     (tmp_path / "registry.sqlite").unlink()
     FeatureRegistry.open(manifest=manifest).close()

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from saeuron_guard.registry import tables
 from saeuron_guard.registry.build import bring_up_to_date
 from saeuron_guard.registry.database import migrating, reading, writing
+from saeuron_guard.registry.events import HEAD_KEY
 from saeuron_guard.registry.migrate import configuration, current_revision, downgrade
 from tests.registry.processes import COUNTER
 
@@ -78,6 +79,12 @@ def reflected(connection: Connection) -> dict[str, Table]:
     return {name: table for name, table in found.tables.items() if name != VERSIONS}
 
 
+def rows_of(connection: Connection, table: Table) -> list[Mapping[str, object]]:
+    """The rows of a table, but for the head of the chain of events: each step moves it."""
+    rows = connection.execute(select(table)).mappings()
+    return [row for row in rows if not (table.name == tables.meta.name and row["key"] == HEAD_KEY)]
+
+
 def text_of(row: Mapping[str, object], columns: set[str]) -> str:
     """A row as text, so that rows with JSON in them can be counted."""
     return json.dumps({name: row[name] for name in columns}, sort_keys=True, default=str)
@@ -86,7 +93,7 @@ def text_of(row: Mapping[str, object], columns: set[str]) -> str:
 def kept_by_step(connection: Connection, target: str, *, down: bool) -> None:
     """Migrate one step; rows in tables of both sides survive in the columns of both sides, where the schema allows."""
     before = {
-        name: (set(table.columns.keys()), [dict(row) for row in connection.execute(select(table)).mappings()])
+        name: (set(table.columns.keys()), [dict(row) for row in rows_of(connection, table)])
         for name, table in reflected(connection).items()
     }
     (command.downgrade if down else command.upgrade)(configuration(connection), target)
@@ -95,14 +102,14 @@ def kept_by_step(connection: Connection, target: str, *, down: bool) -> None:
     for name in before.keys() & after.keys():
         table, (columns, rows) = after[name], before[name]
         shared = columns & set(table.columns.keys())
-        left = Counter(text_of(row, shared) for row in connection.execute(select(table)).mappings())
+        left = Counter(text_of(row, shared) for row in rows_of(connection, table))
         for row in rows:
             text = text_of(row, shared)
             if left[text]:
                 left[text] -= 1
             else:
                 assert refused(connection, table, {key: row[key] for key in shared}), f"{name} lost {text}"
-        if not down:
+        if not down and name != tables.events.name:  # a step adds an event of itself
             assert left.total() == 0, f"{name} has rows from nowhere"
 
 

@@ -186,4 +186,4 @@ def test_nobody_is_told_to_delete_a_database_of_their_own(tmp_path: Path) -> Non
     path.write_bytes(b"this is no database" * 100)
     with pytest.raises(RegistryError, match="name another database in SAEURON_GUARD_DATABASE") as caught:
         FeatureRegistry.open(f"sqlite:///{path}")
-    assert "delete it" not in str(caught.value)
+    assert "move it away" not in str(caught.value)

@@ -74,7 +74,7 @@ def write_entries(space: Workspace) -> None:
             for calibration in before.calibrations
             if all((point.run, now.get(point.run)) in known for point in calibration.points)
         )
-        manifest = replace(manifest, calibrations=kept)
+        manifest = replace(manifest, calibrations=kept, reviews=before.reviews)
     write_manifest(manifest, path)
 
 
