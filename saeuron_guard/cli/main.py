@@ -35,7 +35,11 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "sae": LazyCommand(
         "saeuron_guard.cli.sae:sae",
         "Train, score and calibrate sparse autoencoders for a model.",
-        members=("saeuron_guard.cli.calibrate:calibrate",),
+        members=(
+            "saeuron_guard.cli.calibrate:calibrate",
+            "saeuron_guard.cli.score:collect",
+            "saeuron_guard.cli.score:score",
+        ),
     ),
     "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
 }
