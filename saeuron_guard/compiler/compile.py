@@ -131,8 +131,9 @@ def _collisions(
     registry: FeatureSource,
 ) -> tuple[Collision, ...]:
     found: list[Collision] = []
+    wanted = frozenset(retained)
     for point in points:
         claim = kept[point.sae.name, point.concept.name]
         if point.rule.edits:
-            found += collisions(claim, point.run.name, point.features, retained, registry)
+            found += collisions(claim, point.run.name, point.features, wanted, registry)
     return tuple(sorted(found, key=lambda collision: (collision.feature, collision.concept, collision.retained)))

@@ -12,6 +12,7 @@ from saeuron_guard.registry.records import (
     ModelRecord,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 
 
@@ -41,3 +42,9 @@ class FeatureSource(Protocol):
 
     def scores(self, run: str, concept: str, *, max_rank: int | None = None) -> Sequence[FeatureScore]:
         """A concept's feature scores in a run, best ranks first within a timestep."""
+
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> Sequence[SharedFeature]:
+        """For each concept, those features that are among its best at one of ``places``, (feature, timestep).
+
+        Best: the rank in the run is below ``max_rank``, the score above 0.
+        """

@@ -29,6 +29,7 @@ from saeuron_guard.registry.records import (
     OperatingPoint,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -92,6 +93,10 @@ class Proposal:
     def scores(self, run: str, concept: str, *, max_rank: int | None = None) -> Sequence[FeatureScore]:
         """A concept's feature scores in a run."""
         return self._registry.scores(run, concept, max_rank=max_rank)
+
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> Sequence[SharedFeature]:
+        """For each concept, those features that are among its best at one of ``places``."""
+        return self._registry.shared_features(run, places, max_rank=max_rank)
 
 
 class Calibrator:

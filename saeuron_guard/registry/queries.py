@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
@@ -18,6 +18,7 @@ from saeuron_guard.registry.records import (
     PromptSetRecord,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 from saeuron_guard.registry.tables import (
     calibrations,
@@ -33,8 +34,12 @@ from saeuron_guard.registry.tables import (
 
 _SCORE_COLUMNS = tuple(
     feature_scores.c[name]
-    for name in ("timestep", "rank", "feature", "score", "mean", "mean_others", "threshold", "firing_rate")
+    for name in ("feature", "timestep", "rank", "score", "mean", "mean_others", "threshold", "firing_rate")
 )
+"""In the order of FeatureScore's fields: thousands of rows become records in every compilation."""
+
+_MOST_VALUES = 500
+"""In one list of a query: SQLite takes 999 in old builds."""
 
 
 def all_models(connection: Connection) -> list[ModelRecord]:
@@ -125,7 +130,37 @@ def scores_of(connection: Connection, run: str, concept: str, max_rank: int | No
     )
     if max_rank is not None:
         query = query.where(feature_scores.c.rank < max_rank)
-    return [_score(row) for row in connection.execute(query)]
+    return [FeatureScore(*row) for row in connection.execute(query).all()]
+
+
+def shared_features(
+    connection: Connection, run: str, places: Sequence[tuple[int, int]], max_rank: int
+) -> list[SharedFeature]:
+    """For each concept, its best score of each feature over those of ``places`` where the rank is below ``max_rank``.
+
+    Sorted by concept and feature.  SQLite, which keeps no statistics here, reads the whole run unless the order asks
+    for the index by feature; and it would try pairs (feature, timestep) one by one.
+    """
+    wanted, features = frozenset(places), sorted({feature for feature, _ in places})
+    best: dict[tuple[str, int], float] = {}
+    for start in range(0, len(features), _MOST_VALUES):
+        query = (
+            select(concepts.c.name, feature_scores.c.feature, feature_scores.c.timestep, feature_scores.c.score)
+            .select_from(feature_scores)
+            .join(scoring_runs)
+            .join(concepts, feature_scores.c.concept_id == concepts.c.id)
+            .where(
+                scoring_runs.c.name == run,
+                feature_scores.c.feature.in_(features[start : start + _MOST_VALUES]),
+                feature_scores.c.rank < max_rank,
+                feature_scores.c.score > 0,
+            )
+            .order_by(feature_scores.c.feature)
+        )
+        for concept, feature, timestep, score in connection.execute(query).all():
+            if (feature, timestep) in wanted and score > best.get((concept, feature), 0.0):
+                best[concept, feature] = score
+    return [SharedFeature(feature, concept, best[concept, feature]) for concept, feature in sorted(best)]
 
 
 def uses_of(connection: Connection, sae: str, index: int) -> list[FeatureUse]:
@@ -139,7 +174,10 @@ def uses_of(connection: Connection, sae: str, index: int) -> list[FeatureUse]:
         .where(saes.c.name == sae, feature_scores.c.feature == index)
         .order_by(scoring_runs.c.name, concepts.c.name, feature_scores.c.timestep.desc())
     )
-    return [FeatureUse(run=row.run, concept=row.concept, score=_score(row)) for row in connection.execute(query)]
+    return [
+        FeatureUse(run=run, concept=concept, score=FeatureScore(*score))
+        for run, concept, *score in connection.execute(query)
+    ]
 
 
 def scored_runs(connection: Connection, concept: str) -> list[str]:
@@ -168,19 +206,6 @@ def damage(connection: Connection) -> list[str]:
 def _fields(row: Row[Any]) -> dict[str, Any]:
     """A row by column, without the ids: those mean something inside the database only."""
     return {name: value for name, value in row._mapping.items() if name != "id" and not name.endswith("_id")}  # noqa: SLF001 - public in spite of its name
-
-
-def _score(row: Row[Any]) -> FeatureScore:
-    return FeatureScore(
-        index=row.feature,
-        timestep=row.timestep,
-        rank=row.rank,
-        score=row.score,
-        mean=row.mean,
-        mean_others=row.mean_others,
-        threshold=row.threshold,
-        firing_rate=row.firing_rate,
-    )
 
 
 def _grouped(rows: Iterable[Row[Any]]) -> list[Calibration]:

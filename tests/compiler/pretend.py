@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from saeuron_guard.registry.records import (
     OperatingPoint,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 
 Ranking = Mapping[int, list[tuple[int, float]]]
@@ -86,6 +87,15 @@ class PretendRegistry:
             for rank, (index, score) in enumerate(ranking)
             if max_rank is None or rank < max_rank
         ]
+
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> list[SharedFeature]:
+        """The best score of each feature for every concept that the run ranks."""
+        best: dict[tuple[int, str], float] = {}
+        for of, concept in self.rankings:
+            for score in self.scores(run, concept, max_rank=max_rank) if of == run else ():
+                if (score.index, score.timestep) in places and score.score > 0:
+                    best[score.index, concept] = max(score.score, best.get((score.index, concept), 0.0))
+        return [SharedFeature(index, concept, score) for (index, concept), score in best.items()]
 
 
 def pretend_registry(description: Mapping[str, Any]) -> PretendRegistry:
