@@ -10,6 +10,7 @@ from saeuron_guard.registry.records import (
     ConceptRecord,
     FeatureScore,
     ModelRecord,
+    Review,
     SaeRecord,
     ScoringRun,
     SharedFeature,
@@ -36,6 +37,9 @@ class FeatureSource(Protocol):
 
     def runs(self, concept: str | None = None) -> Sequence[ScoringRun]:
         """All scoring runs, or those that scored a concept."""
+
+    def reviews(self, sae: str | None = None) -> Mapping[str, Review]:
+        """The newest review of each feature that has one (of an SAE), by the feature's name."""
 
     def calibration(self, model: str, concept: str) -> Calibration | None:
         """The chosen operating points of a concept on a model, or None when it was never calibrated."""

@@ -27,6 +27,7 @@ from saeuron_guard.registry.records import (
     FeatureScore,
     ModelRecord,
     OperatingPoint,
+    Review,
     SaeRecord,
     ScoringRun,
     SharedFeature,
@@ -85,6 +86,10 @@ class Proposal:
     def runs(self, concept: str | None = None) -> Sequence[ScoringRun]:
         """All scoring runs, or those that scored a concept."""
         return self._registry.runs(concept)
+
+    def reviews(self, sae: str | None = None) -> Mapping[str, Review]:
+        """The newest review of each feature."""
+        return self._registry.reviews(sae)
 
     def calibration(self, model: str, concept: str) -> Calibration | None:  # noqa: ARG002 - FeatureSource's signature
         """The proposed calibration."""

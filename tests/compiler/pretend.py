@@ -14,6 +14,7 @@ from saeuron_guard.registry.records import (
     FeatureScore,
     ModelRecord,
     OperatingPoint,
+    Review,
     SaeRecord,
     ScoringRun,
     SharedFeature,
@@ -41,6 +42,7 @@ class PretendRegistry:
     hookpoints: dict[str, str] = field(default_factory=lambda: {"objects": "unet.up.1", "styles": "unet.up.2"})
     timesteps: tuple[int, ...] = (900, 500, 100)
     model_name: str = "tiny"
+    verdicts: dict[str, Any] = field(default_factory=dict)
 
     def models(self) -> list[ModelRecord]:
         """The one model."""
@@ -73,6 +75,15 @@ class PretendRegistry:
         """The runs that have a ranking (of a concept)."""
         return [self.run(name) for name in sorted({run for run, of in self.rankings if concept in {None, of}})]
 
+    def reviews(self, sae: str | None = None) -> dict[str, Review]:
+        """The reviews that the case states."""
+        return {
+            name: Review(
+                name.partition(":")[0], int(name.partition(":")[2]), digest(name), verdict, "ann", "why", "2026"
+            )
+            for name, verdict in self.verdicts.items()
+        }
+
     def calibration(self, model: str, concept: str) -> Calibration | None:
         """The concept's operating points, if it has any."""
         assert model == self.model_name
@@ -102,6 +113,7 @@ def pretend_registry(description: Mapping[str, Any]) -> PretendRegistry:
     """The registry that a case's ``registry.json`` describes.
 
     ``concepts``: {name: domain}; ``points``: {concept: [[run, features, multiplier], ...]};
+    ``reviews``: {feature: verdict}.
     ``scores``: {run: {concept: {timestep: [[feature, score], ...]}}}, a list in place of the mapping holds for all
     timesteps.
     """
@@ -119,4 +131,5 @@ def pretend_registry(description: Mapping[str, Any]) -> PretendRegistry:
         ]
         for concept, rows in description["points"].items()
     }
-    return PretendRegistry(dict(description["concepts"]), points, rankings, timesteps=timesteps)
+    verdicts = dict(description.get("reviews", {}))
+    return PretendRegistry(dict(description["concepts"]), points, rankings, timesteps=timesteps, verdicts=verdicts)
