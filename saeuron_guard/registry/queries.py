@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
+from saeuron_guard.registry.ordering import by_code_points
 from saeuron_guard.registry.records import (
     Calibration,
     ConceptRecord,
@@ -44,7 +45,10 @@ _MOST_VALUES = 500
 
 def all_models(connection: Connection) -> list[ModelRecord]:
     """Every model, by name."""
-    return [ModelRecord(**_fields(row)) for row in connection.execute(select(models).order_by(models.c.name))]
+    return [
+        ModelRecord(**_fields(row))
+        for row in connection.execute(select(models).order_by(by_code_points(models.c.name)))
+    ]
 
 
 def all_concepts(connection: Connection) -> list[ConceptRecord]:
@@ -53,7 +57,7 @@ def all_concepts(connection: Connection) -> list[ConceptRecord]:
     query = (
         select(concepts, groups.c.name.label("parent"))
         .outerjoin(groups, concepts.c.parent_id == groups.c.id)
-        .order_by(concepts.c.domain, concepts.c.name)
+        .order_by(by_code_points(concepts.c.domain), by_code_points(concepts.c.name))
     )
     rows = (_fields(row) for row in connection.execute(query))
     return [ConceptRecord(**{**row, "aliases": tuple(row["aliases"]), "parent": row["parent"] or ""}) for row in rows]
@@ -62,14 +66,16 @@ def all_concepts(connection: Connection) -> list[ConceptRecord]:
 def all_saes(connection: Connection) -> list[SaeRecord]:
     """Every SAE, by model and hookpoint."""
     query = (
-        select(saes, models.c.name.label("model")).join(models).order_by(models.c.name, saes.c.hookpoint, saes.c.name)
+        select(saes, models.c.name.label("model"))
+        .join(models)
+        .order_by(by_code_points(models.c.name), by_code_points(saes.c.hookpoint), by_code_points(saes.c.name))
     )
     return [SaeRecord(**_fields(row)) for row in connection.execute(query)]
 
 
 def all_runs(connection: Connection) -> list[ScoringRun]:
     """Every scoring run, by name."""
-    query = select(scoring_runs, saes.c.name.label("sae")).join(saes).order_by(scoring_runs.c.name)
+    query = select(scoring_runs, saes.c.name.label("sae")).join(saes).order_by(by_code_points(scoring_runs.c.name))
     rows = (_fields(row) for row in connection.execute(query))
     return [ScoringRun(**{**row, "timesteps": tuple(row["timesteps"])}) for row in rows]
 
@@ -77,14 +83,16 @@ def all_runs(connection: Connection) -> list[ScoringRun]:
 def all_prompt_sets(connection: Connection) -> list[PromptSetRecord]:
     """Every prompt set, by role and name."""
     query = (
-        select(prompt_sets, models.c.name.label("model")).join(models).order_by(prompt_sets.c.role, prompt_sets.c.name)
+        select(prompt_sets, models.c.name.label("model"))
+        .join(models)
+        .order_by(by_code_points(prompt_sets.c.role), by_code_points(prompt_sets.c.name))
     )
     return [PromptSetRecord(**_fields(row)) for row in connection.execute(query)]
 
 
 def all_judges(connection: Connection) -> list[JudgeRecord]:
     """Every judge, by name."""
-    rows = (_fields(row) for row in connection.execute(select(judges).order_by(judges.c.name)))
+    rows = (_fields(row) for row in connection.execute(select(judges).order_by(by_code_points(judges.c.name))))
     return [
         JudgeRecord(**{**row, "labels": {domain: tuple(names) for domain, names in row["labels"].items()}})
         for row in rows
@@ -111,7 +119,7 @@ def calibrations_of(connection: Connection, model: str, concept: str | None = No
         .join(saes, operating_points.c.sae_id == saes.c.id)
         .join(scoring_runs, operating_points.c.run_id == scoring_runs.c.id)
         .where(models.c.name == model)
-        .order_by(concepts.c.name, operating_points.c.position)
+        .order_by(by_code_points(concepts.c.name), operating_points.c.position)
     )
     if concept is not None:
         query = query.where(concepts.c.name == concept)
@@ -172,7 +180,9 @@ def uses_of(connection: Connection, sae: str, index: int) -> list[FeatureUse]:
         .join(saes)
         .join(concepts, feature_scores.c.concept_id == concepts.c.id)
         .where(saes.c.name == sae, feature_scores.c.feature == index)
-        .order_by(scoring_runs.c.name, concepts.c.name, feature_scores.c.timestep.desc())
+        .order_by(
+            by_code_points(scoring_runs.c.name), by_code_points(concepts.c.name), feature_scores.c.timestep.desc()
+        )
     )
     return [
         FeatureUse(run=run, concept=concept, score=FeatureScore(*score))
@@ -188,7 +198,11 @@ def scored_runs(connection: Connection, concept: str) -> list[str]:
         .where(concepts.c.name == concept, feature_scores.c.run_id == scoring_runs.c.id)
         .exists()
     )
-    return list(connection.execute(select(scoring_runs.c.name).where(scored).order_by(scoring_runs.c.name)).scalars())
+    return list(
+        connection.execute(
+            select(scoring_runs.c.name).where(scored).order_by(by_code_points(scoring_runs.c.name))
+        ).scalars()
+    )
 
 
 def damage(connection: Connection) -> list[str]:
