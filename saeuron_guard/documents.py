@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
-
 from saeuron_guard.errors import InvalidFile, Problem
 from saeuron_guard.names import API_VERSION, OLDER_POLICY_VERSIONS
 from saeuron_guard.strict_yaml import Pointer, Refused, place_of, read_yaml
@@ -89,6 +87,8 @@ def schema_problems(document: Document, schema: Mapping[str, Any]) -> list[Probl
     The annotation ``x-expected`` of a schema says in words what it takes. Refused values are passed over: they have
     their problem already.
     """
+    from jsonschema import Draft202012Validator
+
     problems: list[Problem] = []
     for error in Draft202012Validator(schema).iter_errors(document.value):
         if not isinstance(error.instance, Refused):

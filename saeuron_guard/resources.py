@@ -6,6 +6,7 @@ And how files that took long to make are written.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import platformdirs
@@ -54,9 +55,11 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | Iterable[bytes | memoryview]) -> None:
     """Write ``path``, its folders made if missing; whoever is killed meanwhile leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    chunks = [content.encode()] if isinstance(content, str) else content
+    with partial.open("wb") as stream:
+        stream.writelines(chunks)
     partial.replace(path)

@@ -14,8 +14,8 @@ from statistics import fmean
 
 from saeuron_guard.benchmark.rivals import Directions, mean_difference, published
 from saeuron_guard.discovery.calibration import Calibrator, Setting
+from saeuron_guard.discovery.concept_statistics import ConceptStatistics
 from saeuron_guard.discovery.search import Budget, Candidate, Ladder, search, spread
-from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.discovery.workbench import Effect, Intervention, Workbench
 from saeuron_guard.errors import CannotEvaluate, CompileError
 from saeuron_guard.names import GUARD_METHODS

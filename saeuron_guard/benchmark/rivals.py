@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.compiler.config import GuardConfig
+from saeuron_guard.discovery.concept_statistics import ConceptStatistics
 from saeuron_guard.discovery.recorder import find_module
-from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.guard.branches import unconditional_rows
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.tables import HookpointTables

@@ -56,9 +56,18 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "sae": LazyCommand(
         "saeuron_guard.cli.sae:sae",
         "Train, import, score and calibrate sparse autoencoders for a model.",
-        members=("saeuron_guard.cli.calibrate:calibrate", "saeuron_guard.cli.sae_import:import_command"),
+        members=(
+            "saeuron_guard.cli.calibrate:calibrate",
+            "saeuron_guard.cli.sae_import:import_command",
+            "saeuron_guard.cli.score:collect",
+            "saeuron_guard.cli.score:score",
+        ),
     ),
-    "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
+    "benchmark": LazyCommand(
+        "saeuron_guard.cli.benchmark:benchmark",
+        "Compare guards on the same images, and time the registry.",
+        members=("saeuron_guard.cli.benchmark_registry:registry_command",),
+    ),
 }
 
 EXIT_CODES: Final = (

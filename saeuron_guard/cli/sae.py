@@ -1,4 +1,4 @@
-"""``sae train`` and ``score``: autoencoders and feature scores for a model of one's own."""
+"""``sae train``: autoencoders for a model of one's own; the group takes further commands from its sibling modules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-
-from saeuron_guard.errors import ArtefactError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +33,7 @@ def parse_seeds(context: click.Context, option: click.Parameter, text: str) -> t
     return tuple(dict.fromkeys(found))
 
 
-def image_options(command: _Command) -> _Command:
+def sampling_options(command: _Command) -> _Command:
     """Options that say how images are made; the registry knows the defaults of its models."""
     for option in (
         click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images at a time."),
@@ -45,10 +43,14 @@ def image_options(command: _Command) -> _Command:
         click.option(
             "--denoising-steps", type=click.IntRange(1), help="Steps an image; the registered model's if left out."
         ),
-        click.option("--prompts", required=True, help="Anchor prompt set: a shipped name, or a path."),
     ):
         command = option(command)
     return command
+
+
+def prompts_option(command: _Command, *, required: bool = True) -> _Command:
+    """The option that names the anchor prompts."""
+    return click.option("--prompts", required=required, help="Anchor prompt set: a shipped name, or a path.")(command)
 
 
 def layout_option(command: _Command) -> _Command:
@@ -68,7 +70,8 @@ def sae() -> None:
 @click.option(
     "--hookpoint", "hookpoints", multiple=True, required=True, help="Dotted module path; several share images."
 )
-@image_options
+@prompts_option
+@sampling_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
 @click.option("--num-latents", type=click.IntRange(1), default=2048, show_default=True)
 @click.option("--k", type=click.IntRange(1), default=32, show_default=True, help="Latents that fire at a position.")
@@ -121,7 +124,7 @@ def train(
     from saeuron_guard.prompts.load import find_prompt_set
 
     prompt_set = find_prompt_set(prompts, role="anchor")
-    pipe, sampling = _opened(model, denoising_steps, guidance, batch_size)
+    pipe, sampling = opened(model, denoising_steps, guidance, batch_size)
     try:
         recipe = SaeRecipe(sampling=sampling, **fields)
     except ValueError as error:
@@ -133,71 +136,7 @@ def train(
     print_rows(rows, layout)
 
 
-@sae.command()
-@click.argument("model")
-@click.option(
-    "--sae", "folders", type=click.Path(path_type=Path, file_okay=False), multiple=True, required=True,
-    help="Folder with cfg.json and sae.safetensors; several share images.",
-)  # fmt: skip
-@image_options
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results.")
-@click.option(
-    "--method", "methods", multiple=True, default=("paper",), show_default=True, help="Score; may be repeated."
-)
-@click.option(
-    "--top", type=click.IntRange(1), default=48, show_default=True, help="Features kept for a concept and step."
-)
-@click.option("--seeds", callback=parse_seeds, default="0,1", show_default=True, help="Seeds of the images.")
-@layout_option
-def score(
-    model: str,
-    folders: tuple[Path, ...],
-    prompts: str,
-    denoising_steps: int | None,
-    guidance: float | None,
-    batch_size: int,
-    out: Path,
-    methods: tuple[str, ...],
-    top: int,
-    seeds: tuple[int, ...],
-    layout: str,
-) -> None:
-    """Score the features of trained autoencoders for every concept of an anchor prompt set.
-
-    Writes one statistics file for each autoencoder and method, OUT/<hookpoint>.<method>.safetensors.
-
-    \b
-    Example:
-      saeuron-guard sae score emoji-canvas --prompts anchor/emoji-canvas --out build/statistics \\
-        --sae build/saes/unet.up_blocks.1.attentions.1 --method paper --method difference
-    """
-    from saeuron_guard.discovery.artefact import scoring_provenance, write_statistics
-    from saeuron_guard.discovery.scoring import METHODS
-    from saeuron_guard.discovery.statistics import collect_statistics
-    from saeuron_guard.prompts.load import find_prompt_set
-    from saeuron_guard.sae.sparse_coder import SparseCoder
-
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise click.UsageError(f"unknown method {unknown[0]!r}; expected one of {', '.join(METHODS)}")
-    prompt_set = find_prompt_set(prompts, role="anchor")
-    coders = {_hookpoint_of(folder): SparseCoder.load(folder) for folder in folders}
-    if len(coders) < len(folders):
-        raise click.UsageError("two autoencoders are of the same hookpoint; score them one after the other")
-    pipe, sampling = _opened(model, denoising_steps, guidance, batch_size)
-    rows = []
-    with progress() as log:
-        encoders = {hookpoint: coder.encode for hookpoint, coder in coders.items()}
-        statistics = collect_statistics(pipe, encoders, prompt_set.prompts, seeds, sampling, log)
-        for hookpoint, coder in coders.items():
-            provenance = scoring_provenance(pipe, coder, hookpoint, prompt_set, seeds, sampling)
-            for method in methods:
-                path = out / f"{hookpoint}.{method}.safetensors"
-                digest = write_statistics(statistics[hookpoint], method, path, provenance, top=top)
-                rows.append({"hookpoint": hookpoint, "method": method, "file": str(path), "digest": digest})
-    print_rows(rows, layout)
-
-
-def _opened(model: str, steps: int | None, guidance: float | None, batch_size: int) -> tuple[Any, Sampling]:
+def opened(model: str, steps: int | None, guidance: float | None, batch_size: int) -> tuple[Any, Sampling]:
     """The pipeline of ``model``, and how to make images with it: the options', else the registered model's."""
     from saeuron_guard.discovery.stream import Sampling
     from saeuron_guard.pipelines.load import load_pipeline
@@ -222,17 +161,6 @@ def _registered(model: str) -> ModelRecord | None:
         return None
     with FeatureRegistry.open() as registry:
         return next((record for record in registry.models() if record.name == model), None)
-
-
-def _hookpoint_of(folder: Path) -> str:
-    """The hookpoint that ``cfg.json`` names, else the folder's name, as sparsify lays its results out."""
-    path = folder / "cfg.json"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{path}: cannot be read ({error}); expected a folder made by sae train") from None
-    named = fields.get("hookpoint") if isinstance(fields, dict) else None
-    return named if isinstance(named, str) else folder.resolve().name
 
 
 @contextmanager

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from saeuron_guard.errors import InvalidFile, PolicyError, Problem, PromptSetError, SaeuronGuardError
+from saeuron_guard.errors import CompileError, InvalidFile, PolicyError, Problem, PromptSetError, SaeuronGuardError
 from saeuron_guard.policy.advice import advice
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.model import Place, Policy
 from saeuron_guard.policy.waivers import waiver_count, waiver_lines, waiver_text, waivers_json
 from saeuron_guard.prompts.load import find_prompt_set
+
+if TYPE_CHECKING:
+    from saeuron_guard.registry.store import FeatureRegistry
 
 WARNED: Final = 4
 """Exit code of ``--strict`` when all is valid but not without warnings."""
@@ -40,7 +43,7 @@ class Checked:
     "known",
     default=True,
     show_default=True,
-    help="Whether the registry has to know the model, domains and concepts.",
+    help="Whether the policy has to compile with what the registry knows.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 4 when there are warnings.")
 @click.option(
@@ -66,7 +69,7 @@ def validate(
     checked = [_check(file, today.date() if today else None) for file in files]
     try:
         if known:
-            checked = _check_names(checked)
+            checked = _check_compiles(checked)
     except SaeuronGuardError:
         # Without a registry no file can be called valid, but what is wrong with the others is known.
         click.echo(_LAYOUTS[layout]([one for one in checked if one.problems]))
@@ -111,19 +114,24 @@ def _at(place: Place, problem: Problem) -> Problem:
     return place.problem(f"prompt set {problem.file}: {problem.message}")
 
 
-def _check_names(checked: list[Checked]) -> list[Checked]:
-    """Add what the policies ask for and the registry does not know; it is opened only if a policy is left to check."""
+def _check_compiles(checked: list[Checked]) -> list[Checked]:
+    """Add what the policies ask for and the registry cannot give; it is opened only if a policy is left to check."""
     if all(one.policy is None for one in checked):
         return checked
-    from saeuron_guard.compiler.lookup import look_up
     from saeuron_guard.registry.store import FeatureRegistry
 
     with FeatureRegistry.open() as registry:
-        unknown = [look_up(one.policy, registry).problems if one.policy else () for one in checked]
-    return [
-        Checked(one.file, None, tuple(sorted(problems))) if problems else one
-        for one, problems in zip(checked, unknown, strict=True)
-    ]
+        return [one if one.policy is None else _compiled(one, one.policy, registry) for one in checked]
+
+
+def _compiled(checked: Checked, policy: Policy, registry: FeatureRegistry) -> Checked:
+    from saeuron_guard.compiler.compile import compile_policy
+
+    try:
+        compile_policy(policy, registry)
+    except CompileError as error:
+        return Checked(checked.file, None, error.problems)
+    return checked
 
 
 def _as_text(checked: Sequence[Checked]) -> str:

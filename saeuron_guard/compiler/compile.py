@@ -12,7 +12,7 @@ from saeuron_guard.compiler.config import Collision, GuardConfig, HookpointConfi
 from saeuron_guard.compiler.files import guard_digest
 from saeuron_guard.compiler.lookup import look_up
 from saeuron_guard.compiler.merge import Claim, merge
-from saeuron_guard.compiler.mistakes import selection_mistake
+from saeuron_guard.compiler.mistakes import refused_features, selection_mistake
 from saeuron_guard.compiler.points import RulePoint
 from saeuron_guard.compiler.select import chosen_features, edits_of, rounded, with_threshold
 from saeuron_guard.compiler.source import FeatureSource
@@ -72,9 +72,8 @@ def _claim(point: RulePoint, threshold: str, registry: FeatureSource, problems: 
     best_only = None if point.indices else point.features
     scores = registry.scores(point.run.name, point.concept.name, max_rank=best_only)
     chosen = [with_threshold(score, threshold) for score in chosen_features(scores, point)]
-    mistake = selection_mistake(point, scores, chosen)
-    if mistake:
-        problems.append(point.rule.place.problem(mistake))
+    mistakes = [selection_mistake(point, scores, chosen), *refused_features(point, chosen, registry)]
+    problems += [point.rule.place.problem(mistake) for mistake in mistakes if mistake]
     return Claim(point.concept.name, point.sae.name, point.push, not point.rule.edits, tuple(chosen))
 
 
@@ -131,8 +130,9 @@ def _collisions(
     registry: FeatureSource,
 ) -> tuple[Collision, ...]:
     found: list[Collision] = []
+    wanted = frozenset(retained)
     for point in points:
         claim = kept[point.sae.name, point.concept.name]
         if point.rule.edits:
-            found += collisions(claim, point.run.name, point.features, retained, registry)
+            found += collisions(claim, point.run.name, point.features, wanted, registry)
     return tuple(sorted(found, key=lambda collision: (collision.feature, collision.concept, collision.retained)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from saeuron_guard.compiler.points import RulePoint
+from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.names import feature_name
 from saeuron_guard.policy.model import Window
 from saeuron_guard.registry.records import FeatureScore
@@ -28,6 +29,19 @@ def selection_mistake(point: RulePoint, scores: Sequence[FeatureScore], chosen: 
     if window and not any(timestep in window for timestep in point.run.timesteps):
         return _outside(point, window)
     return _nothing_selected(point)
+
+
+def refused_features(point: RulePoint, chosen: Sequence[FeatureScore], registry: FeatureSource) -> Iterator[str]:
+    """Chosen features whose newest review says that no guard may be built on them."""
+    reviews = registry.reviews(point.sae.name)
+    for name in dict.fromkeys(feature_name(point.sae.name, score.index) for score in chosen):
+        review = reviews.get(name)
+        if review is not None and review.verdict != "approved":
+            yield (
+                f"feature {name}, which the rule for {quote(point.concept.name)} would use, was {review.verdict} by "
+                f"{review.by} on {review.when}: {review.why}. Name others in selection.features, calibrate the concept "
+                f'without it, or have it approved (saeuron-guard registry approve {name} --why "...").'
+            )
 
 
 def _not_kept(point: RulePoint, missing: Sequence[int], scores: Sequence[FeatureScore]) -> str:

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Final
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
-from saeuron_guard.names import BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH, MODES
+from saeuron_guard.names import ACTIONS, BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH, MODES
 
-RUN_ACTIONS: Final = ("scale", "detect")
-"""Those of ``names.ACTIONS`` that this release carries out."""
+RUN_ACTIONS: Final = ACTIONS
+"""Those actions that this release carries out."""
 
 
 def unsound(config: GuardConfig) -> Iterator[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +11,10 @@ import numpy as np
 from safetensors.numpy import save
 
 from saeuron_guard.digests import canonical_json, digest_of_file
-from saeuron_guard.discovery.runs import library_versions
+from saeuron_guard.discovery.concept_statistics import StatisticsSource
 from saeuron_guard.discovery.scoring import score_features
-from saeuron_guard.discovery.statistics import ConceptStatistics
-from saeuron_guard.discovery.stream import Sampling
 from saeuron_guard.errors import ArtefactError
-from saeuron_guard.pipelines.fingerprint import fingerprint
-from saeuron_guard.prompts.model import PromptSet
-from saeuron_guard.sae.sparse_coder import SparseCoder
+from saeuron_guard.resources import write_whole
 
 STATISTICS_FORMAT: Final = "saeuron-guard/statistics-v1"
 TOP: Final = 48
@@ -27,7 +22,7 @@ TOP: Final = 48
 
 
 def write_statistics(
-    statistics: ConceptStatistics, method: str, path: Path, provenance: Mapping[str, Any], *, top: int = TOP
+    statistics: StatisticsSource, method: str, path: Path, provenance: Mapping[str, Any], *, top: int = TOP
 ) -> str:
     """Score by ``method`` and write the file of one scoring run; gives its digest.
 
@@ -52,30 +47,11 @@ def write_statistics(
         "provenance": canonical_json({**provenance, "method": method, "domains": _domains(statistics)}),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
-        path.write_bytes(sorted_header(data))
+        write_whole(path, [sorted_header(data)])
     except OSError as error:
         raise ArtefactError(f"{path}: cannot be written ({error.strerror or error})") from None
     return digest_of_file(path)
-
-
-def scoring_provenance(
-    pipe: Any, coder: SparseCoder, hookpoint: str, prompt_set: PromptSet, seeds: Sequence[int], sampling: Sampling
-) -> dict[str, Any]:
-    """Everything needed to gather the same statistics again; JSON values only."""
-    return {
-        "sae_digest": coder.digest,
-        "hookpoint": hookpoint,
-        "model_fingerprint": fingerprint(pipe),
-        "prompt_set": prompt_set.name,
-        "prompt_set_digest": prompt_set.digest,
-        "seeds": list(seeds),
-        "scheduler": type(pipe.scheduler).__name__,
-        **asdict(sampling),
-        "rows": "conditional",
-        "libraries": library_versions(),
-    }
 
 
 def sorted_header(data: bytes) -> bytes:
@@ -89,7 +65,7 @@ def sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def _domains(statistics: ConceptStatistics) -> dict[str, list[str]]:
+def _domains(statistics: StatisticsSource) -> dict[str, list[str]]:
     """Whose prompts counted as the others of a concept: those of its own domain."""
     table = statistics.table
     return {domain: list(group) for domain, group in zip(table.domains, table.concepts, strict=True)}

@@ -27,8 +27,10 @@ from saeuron_guard.registry.records import (
     FeatureScore,
     ModelRecord,
     OperatingPoint,
+    Review,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -85,6 +87,10 @@ class Proposal:
         """All scoring runs, or those that scored a concept."""
         return self._registry.runs(concept)
 
+    def reviews(self, sae: str | None = None) -> Mapping[str, Review]:
+        """The newest review of each feature."""
+        return self._registry.reviews(sae)
+
     def calibration(self, model: str, concept: str) -> Calibration | None:  # noqa: ARG002 - FeatureSource's signature
         """The proposed calibration."""
         return self._calibration if concept == self._calibration.concept else None
@@ -92,6 +98,10 @@ class Proposal:
     def scores(self, run: str, concept: str, *, max_rank: int | None = None) -> Sequence[FeatureScore]:
         """A concept's feature scores in a run."""
         return self._registry.scores(run, concept, max_rank=max_rank)
+
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> Sequence[SharedFeature]:
+        """For each concept, those features that are among its best at one of ``places``."""
+        return self._registry.shared_features(run, places, max_rank=max_rank)
 
 
 class Calibrator:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from saeuron_guard.discovery.concept_statistics import Array, ConceptStatistics, Counts
 from saeuron_guard.discovery.labels import UNLABELLED, ConceptTable
 from saeuron_guard.discovery.stream import ActivationStream, Sampling, StepActivations
 from saeuron_guard.errors import CannotEvaluate
@@ -21,9 +22,6 @@ from saeuron_guard.prompts.model import Prompt
 
 Encoder = Callable[[Tensor], Tensor]
 """From activations (rows, pos, d_in) to latents (rows, pos, num_latents)."""
-
-Array = npt.NDArray[np.float32]
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -44,22 +42,6 @@ class _Sums:
             np.zeros(shape, np.float32),
             np.zeros(shape, np.int32),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ConceptStatistics:
-    """Frozen statistics of one hookpoint's latents.
-
-    ``timesteps`` descending (T); ``count`` (C, T) positions; ``mean``, ``second`` (mean square) and ``rate`` (share of
-    positions with a latent above 0) are (C, T, num_latents) float32, C in the order of ``table.names``.
-    """
-
-    table: ConceptTable
-    timesteps: tuple[int, ...]
-    count: Counts
-    mean: Array
-    second: Array
-    rate: Array
 
 
 @dataclass(slots=True)

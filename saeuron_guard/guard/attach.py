@@ -98,10 +98,11 @@ class Attachment:
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
         self.check_in_place(pipe)
-        with self.runtime.generation() as tally:
+        with self.runtime.generation() as generation:
             output = call(pipe, *args, **kwargs)
+            generation.images.images = _image_count(output)
         self.check_in_place(pipe)
-        check_steps(pipe, tally)
+        check_steps(pipe, generation.tally)
         return output
 
     def check_in_place(self, pipe: Any) -> None:
@@ -125,6 +126,12 @@ class Attachment:
                 f"{'removed' if gone else 'on blocks that are no longer part of the model'}; images are withheld. "
                 f"{CAUSES}"
             )
+
+
+def _image_count(output: Any) -> int | None:
+    """How many images a pipeline call gave; None for an output without any."""
+    images: Any = output[0] if isinstance(output, tuple) and output else getattr(output, "images", None)
+    return len(images) if hasattr(images, "__len__") else None
 
 
 def check_steps(pipe: Any, tally: Tally) -> None:

@@ -64,29 +64,48 @@ def active_edits(point: HookpointConfig) -> list[tuple[Rule, FeatureEdit, int]]:
 
 
 def expected(x: Tensor, timesteps: Tensor, point: HookpointConfig, coder: SparseCoder) -> Tensor:
-    """What the formula makes of ``x`` (rows, d_in), written plainly: dense latents, one feature after another."""
+    """What the formulas make of ``x`` (rows, d_in), each row an image of one position, written plainly."""
     latents = coder.encode(x[None].to(coder.b_dec.device))[0].cpu()
-    decoder = coder.W_dec.detach().cpu()
+    decoder, mean = coder.W_dec.detach().cpu(), coder.b_dec.detach().cpu()
     output = x.clone()
     for row, timestep in enumerate(timesteps.tolist()):
         time = min(range(len(point.timesteps)), key=lambda index: abs(point.timesteps[index] - timestep))
         for rule in point.rules:
-            for edit in rule.features:
-                output[row] += change(float(latents[row, edit.index]), time, rule, edit) * decoder[edit.index]
+            firing = [edit for edit in rule.features if fires(float(latents[row, edit.index]), time, edit)]
+            if not firing or rule.applied == 0:
+                continue
+            if rule.action == "replace":  # an image of one position has no other to take from
+                output[row] += rule.applied * (mean - x[row])
+            elif rule.action == "reflect":
+                added = torch.stack([latents[row, edit.index] * decoder[edit.index] for edit in firing]).sum(dim=0)
+                output[row] += mirrored(x[row], added / added.norm(), rule.applied) - x[row]
+            else:
+                for edit in firing:
+                    latent = float(latents[row, edit.index])
+                    change = rule.applied * (rule.multiplier * edit.mean[time] * latent - latent)
+                    output[row] += change * decoder[edit.index]
     return output
 
 
-def change(latent: float, time: int, rule: Rule, edit: FeatureEdit) -> float:
-    """By how much an editing rule changes a latent: ``strength (multiplier mu z - z)`` where it fires, else 0."""
-    if not edit.active[time] or latent <= 0 or latent <= edit.threshold[time]:
-        return 0.0
-    return rule.applied * (rule.multiplier * edit.mean[time] * latent - latent)
+def fires(latent: float, time: int, edit: FeatureEdit) -> bool:
+    """Whether a feature with this latent is edited at a calibrated timestep."""
+    return edit.active[time] and latent > 0 and latent > edit.threshold[time]
+
+
+def mirrored(x: Tensor, unit: Tensor, strength: float) -> Tensor:
+    """``x`` mirrored along ``unit``, at the norm that it had."""
+    along = max(float(x @ unit), 0.0)
+    moved = x - 2 * strength * along * unit
+    return moved * (x.norm() / moved.norm())
 
 
 def compare(x: Tensor, output: Tensor, wanted: Tensor, point: HookpointConfig) -> None:
     """Raise GuardNotEffective unless ``output`` is ``wanted``, and the probes show an effect where one is due."""
     effect = float((wanted - x).abs().max())
-    due = any(change(max(edit.threshold[time], 0.0) + 1, time, rule, edit) for rule, edit, time in active_edits(point))
+    due = any(
+        rule.applied and (rule.action != "scale" or rule.multiplier * edit.mean[time] != 1)
+        for rule, edit, time in active_edits(point)
+    )
     if effect == 0 and due:
         raise GuardNotEffective(
             f"{point.hookpoint}: none of the guard's features can be made to fire, so it would do nothing; the SAE or "

@@ -15,8 +15,9 @@ from saeuron_guard.errors import ArtefactError, GuardNotEffective, ModelMismatch
 from saeuron_guard.guard import canary
 from saeuron_guard.guard.attach import Attachment, find_site
 from saeuron_guard.guard.bundle import read_bundle, write_bundle
+from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.tables import HookpointTables
-from saeuron_guard.guard.tally import GuardReport, Tally
+from saeuron_guard.guard.tally import Tally
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from saeuron_guard.resources import data_folder, inside
 from saeuron_guard.sae.sparse_coder import SparseCoder
@@ -137,9 +138,9 @@ class Guard:
         )
 
     def report(self) -> GuardReport:
-        """What fired since the guard was attached, in the pipeline calls that have ended."""
+        """What fired since the guard was attached, in the pipeline calls that have ended; by image for the last one."""
         if self._attachment is None:
-            return Tally().report(self.concepts)
+            return GuardReport(0, Tally().findings(self.concepts))
         return self._attachment.runtime.report(self.concepts)
 
     def _check_model(self, pipe: Any) -> None:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from saeuron_guard.guard.actions.interface import Action, Seen
+from saeuron_guard.guard.actions.reflect import reflect
+from saeuron_guard.guard.actions.replace import replace
+from saeuron_guard.guard.actions.scale import scale
 from saeuron_guard.guard.tables import HookpointTables, RowTables
 from saeuron_guard.shapes import (
     Activations,
-    FeatureValues,
+    FeatureIndices,
     PlaceActivations,
     PlaceFeatures,
     PlaceFires,
     SelectedLatents,
 )
+
+ACTIONS: Final[Mapping[str, Action]] = {"scale": scale, "reflect": reflect, "replace": replace}
+"""What carries out each action that edits anything."""
 
 _PLACES_AT_ONCE = 1024
 """Places that are encoded together; bounds what a full encode holds, 80 MiB with 20,480 latents."""
@@ -48,15 +56,13 @@ class Edit(NamedTuple):
     firing: Firing | None
 
 
-def edit(x: Activations, tables: HookpointTables, rows: RowTables) -> Edit:
-    """``x' = x + strength (z' - z) W_dec[S]``; ``z' = multiplier mu z`` where a selected feature fires, else ``z``.
-
-    Implements the intervention of SAeUron (arXiv 2501.18052, section 4.3) in delta form.
-    Deviates from its published code, which adds the SAE's error with the wrong sign: here the error is never touched.
+def edit(x: Activations, tables: HookpointTables, rows: RowTables, grid: tuple[int, int] | None = None) -> Edit:
+    """``x`` with each rule's action carried out where the rule's concept fires; see ``guard.actions``.
 
     ``x`` (batch, pos, d_in) of any floating dtype; computed in float32, the result is rounded to ``x``'s dtype.
     ``rows`` has one row for the whole batch or one for each row of it; rows of the batch do not see each other.
-    Positions at which nothing fires keep their bits.
+    ``grid``: (height, width) where the positions are a map's.
+    Positions at which no editing rule fires keep their bits.
     The one host synchronisation is the size of ``nonzero``.
     """
     with torch.autocast(x.device.type, enabled=False):
@@ -64,13 +70,37 @@ def edit(x: Activations, tables: HookpointTables, rows: RowTables) -> Edit:
         if firing is None:
             return Edit(x, None)
         places = (firing.places[:, 0], firing.places[:, 1])
-        target = rows.target.expand(x.shape[0], -1)[places[0]]
-        delta = scale(firing, target, tables.strength, tables.coder.W_dec[tables.features])
-        changes = (firing.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
         before = x[places]
+        delta = torch.zeros_like(before, dtype=torch.float32)
+        for group in tables.groups:
+            delta = delta + ACTIONS[group.action](_seen(x, tables, rows, grid, firing, group.indices))
+        changes = (firing.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
         # where(), not a sum with zeros: -0.0 + 0.0 is 0.0, another bit pattern.
         after = torch.where(changes, (before.float() + delta).to(x.dtype), before)
         return Edit(x.index_put(places, after), firing)
+
+
+def _seen(
+    x: Activations,
+    tables: HookpointTables,
+    rows: RowTables,
+    grid: tuple[int, int] | None,
+    firing: Firing,
+    columns: FeatureIndices,
+) -> Seen:
+    """What the action of ``columns`` gets to see of ``x``."""
+    return Seen(
+        x=x,
+        grid=grid,
+        places=firing.places,
+        before=x[firing.places[:, 0], firing.places[:, 1]].float(),
+        latents=firing.latents[:, columns],
+        fires=firing.fires[:, columns],
+        target=rows.target[:, columns].expand(x.shape[0], -1)[firing.places[:, 0]],
+        strength=tables.strength[columns],
+        decoder=tables.coder.W_dec[tables.features[columns]],
+        b_dec=tables.coder.b_dec,
+    )
 
 
 def find_firing(x: Activations, tables: HookpointTables, rows: RowTables) -> Firing | None:
@@ -105,9 +135,3 @@ def exact_latents(x: PlaceActivations, tables: HookpointTables) -> PlaceFeatures
     # Latents that nobody selected share a slot of their own, the last one, which no column reads.
     gathered = x.new_zeros((x.shape[0], tables.unique + 1), dtype=torch.float32)
     return gathered.scatter(1, slots, top.values[0])[:, tables.column_slots]
-
-
-def scale(firing: Firing, target: PlaceFeatures, strength: FeatureValues, decoder: Tensor) -> PlaceActivations:
-    """``strength (target z - z) W_dec[S]``, the action ``scale``; ``decoder`` (features, d_in) is ``W_dec[S]``."""
-    change = torch.where(firing.fires, target * firing.latents - firing.latents, 0.0)
-    return (strength * change) @ decoder

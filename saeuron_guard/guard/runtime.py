@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.guard.images import ImageTally
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
+from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.tables import HookpointTables
-from saeuron_guard.guard.tally import GuardReport, HookpointCounts, Tally, count
+from saeuron_guard.guard.tally import HookpointCounts, Tally, count
 
 CAUSES = (
     "Usual causes: a cache that skips blocks (DeepCache, first-block cache), code that calls a block's forward() "
@@ -36,10 +38,23 @@ class DenoiserCall:
     passes: dict[str, HookpointCounts] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Generation:
+    """What was counted in one pipeline call: in all, and image by image."""
+
+    tally: Tally = field(default_factory=Tally)
+    images: ImageTally = field(default_factory=ImageTally)
+
+    def add_call(self, call: DenoiserCall) -> None:
+        """Add a denoiser call that passed every hookpoint."""
+        self.tally.add_call(call.passes)
+        self.images.add_call(call.passes, call.timestep)
+
+
 class _State(threading.local):
     """The pipeline call and the denoiser call under way in this thread: threads share the modules, never these."""
 
-    generation: Tally | None = None
+    generation: Generation | None = None
     call: DenoiserCall | None = None
     rows: int | None = None
 
@@ -63,20 +78,22 @@ class Runtime:
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
         self._total = Tally()
+        self._last = ImageTally()
         self._lock = threading.Lock()
 
     @contextmanager
-    def generation(self) -> Iterator[Tally]:
-        """One pipeline call; gives the tally of the denoiser calls that this thread makes in it."""
-        before, tally = (self._state.generation, self._state.rows), Tally()
-        self._state.generation, self._state.rows = tally, None
+    def generation(self) -> Iterator[Generation]:
+        """One pipeline call; gives what is counted of the denoiser calls that this thread makes in it."""
+        before, generation = (self._state.generation, self._state.rows), Generation()
+        self._state.generation, self._state.rows = generation, None
         try:
-            yield tally
+            yield generation
         finally:
             self._state.generation, self._state.rows = before
             self._state.call = None
             with self._lock:
-                self._total.merge(tally)
+                self._total.merge(generation.tally)
+                self._last = generation.images
 
     @contextmanager
     def denoiser_call(self, timestep: Tensor) -> Iterator[None]:
@@ -93,9 +110,9 @@ class Runtime:
         return self._total.calls
 
     def report(self, concepts: tuple[str, ...]) -> GuardReport:
-        """What fired in all pipeline calls that have ended."""
+        """What fired in all pipeline calls that have ended, and in each image of the last of them."""
         with self._lock:
-            return self._total.report(concepts)
+            return GuardReport(self._total.calls, self._total.findings(concepts), self._last.reports(concepts))
 
     def before_denoiser(self) -> Callable[..., None]:
         """A forward pre-hook, with keyword arguments: notes the timestep of the call that begins."""
@@ -156,8 +173,9 @@ class Runtime:
             )
         first = call.unconditional
         timestep = call.timestep if call.timestep.shape[0] == 1 else call.timestep[first:]
-        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)))
-        counts = count(edited.firing, tables, (x.shape[0] - first) * x.shape[1])
+        grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
+        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)), grid)
+        counts = count(edited.firing, tables, (x.shape[0] - first, x.shape[1]), grid)
         if edited.firing is None:
             return output, counts
         whole = torch.cat([x[:first], edited.output]) if first else edited.output
@@ -191,7 +209,7 @@ class Runtime:
 
     def _add(self, call: DenoiserCall) -> None:
         if self._state.generation is not None:
-            self._state.generation.add_call(call.passes)
+            self._state.generation.add_call(call)
             return
         with self._lock:
             self._total.add_call(call.passes)

@@ -27,8 +27,6 @@ from saeuron_guard.shapes import (
     TimeTable,
 )
 
-"""Actions that this version can carry out."""
-
 
 class RowTables(NamedTuple):
     """The tables at given timesteps: one row for all rows of the batch, or one for each.
@@ -42,6 +40,18 @@ class RowTables(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns on which one action works together: of ``scale`` all, of the others those of one rule."""
+
+    action: str
+    indices: FeatureIndices
+
+    def to(self, device: torch.device) -> Columns:
+        """The same on ``device``."""
+        return Columns(self.action, self.indices.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class HookpointTables:
     """All rules at one hookpoint stacked into one table, so that one gather and one product serve every concept.
 
@@ -49,6 +59,7 @@ class HookpointTables:
     ``slots`` (num_latents,): a latent's place among the ``unique`` features, or ``unique`` if nobody selected it;
     ``column_slots``: the same for the feature of each column.
     ``concepts`` names the rules' concepts; ``membership[f, c]`` says whether feature f belongs to concept c.
+    ``strength``: 0 in columns of rules that only watch; ``groups``: the columns of the others, by action.
     ``timesteps`` are float32: schedulers such as Euler's have timesteps between whole numbers.
     """
 
@@ -63,6 +74,7 @@ class HookpointTables:
     membership: Membership
     multiplier: FeatureValues
     strength: FeatureValues
+    groups: tuple[Columns, ...]
     timesteps: CalibratedTimesteps
     mean: TimeTable
     threshold: TimeTable
@@ -91,6 +103,7 @@ class HookpointTables:
             membership=torch.tensor([[rule.concept == name for name in concepts] for rule, _ in columns]),
             multiplier=torch.tensor([rule.multiplier for rule, _ in columns], dtype=torch.float32),
             strength=torch.tensor([rule.applied for rule, _ in columns], dtype=torch.float32),
+            groups=_groups(columns),
             timesteps=torch.tensor(config.timesteps, dtype=torch.float32),
             mean=torch.tensor([edit.mean for _, edit in columns], dtype=torch.float32).T.contiguous(),
             threshold=torch.tensor([edit.threshold for _, edit in columns], dtype=torch.float32).T.contiguous(),
@@ -106,7 +119,8 @@ class HookpointTables:
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, coder=copy.deepcopy(self.coder).to(device), **moved)
+        groups = tuple(group.to(device) for group in self.groups)
+        return replace(self, coder=copy.deepcopy(self.coder).to(device), groups=groups, **moved)
 
     def at(self, timestep: Timesteps) -> RowTables:
         """The rows of the nearest calibrated timesteps; of two equally near the noisier one. Tensor operations only."""
@@ -144,6 +158,16 @@ def check_sizes(config: HookpointConfig, coder: SparseCoder) -> None:
         )
     if not config.timesteps:
         raise ArtefactError(f"{config.hookpoint}: the guard has no calibrated timesteps; compile it again")
+
+
+def _groups(columns: list[tuple[Rule, FeatureEdit]]) -> tuple[Columns, ...]:
+    """The editing columns by what works on them together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for column, (rule, _) in enumerate(columns):
+        if rule.applied:
+            key = (rule.action, "" if rule.action == "scale" else rule.concept)
+            found.setdefault(key, []).append(column)
+    return tuple(Columns(action, torch.tensor(indices)) for (action, _), indices in found.items())
 
 
 def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit]]) -> None:

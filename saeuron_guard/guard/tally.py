@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from saeuron_guard.guard.intervention import Firing
@@ -34,22 +34,6 @@ class ConceptFindings:
 
 
 @dataclass(frozen=True, slots=True)
-class GuardReport:
-    """What fired, concept by concept, over ``calls`` denoiser calls."""
-
-    calls: int
-    concepts: tuple[ConceptFindings, ...]
-
-    def concept(self, name: str) -> ConceptFindings:
-        """The findings of one concept; KeyError for one that the guard has no rule for."""
-        return {findings.concept: findings for findings in self.concepts}[name]
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values for a JSON file."""
-        return {"calls": self.calls, "concepts": [asdict(findings) for findings in self.concepts]}
-
-
-@dataclass(frozen=True, slots=True)
 class Figures:
     """Running figures of one concept, on the device of its hookpoint."""
 
@@ -67,26 +51,50 @@ class Figures:
         )
 
 
+class Where(NamedTuple):
+    """Of the (row, position) pairs that were looked at closely: whether each concept fires there, and its peak."""
+
+    places: Int64[Tensor, "places 2"]
+    fires: Bool[Tensor, "places concepts"]
+    ratio: Float32[Tensor, "places concepts"]
+
+
 @dataclass(frozen=True, slots=True)
 class HookpointCounts:
-    """Figures of one pass through one hookpoint; ``positions`` and ``peak`` are None when nothing came near."""
+    """Figures of one pass through one hookpoint; ``where``, ``positions`` and ``peak`` are None when nothing came near.
+
+    ``rows`` and ``pos``: how many rows of the batch, and positions of each, were looked at; ``grid``: (height, width)
+    of the positions if they are a map's.
+    """
 
     concepts: tuple[str, ...]
-    seen: int
+    rows: int
+    pos: int
+    grid: tuple[int, int] | None
+    where: Where | None
     positions: ConceptCounts | None
     peak: ConceptPeaks | None
 
+    @property
+    def seen(self) -> int:
+        """How many positions were looked at, over all rows."""
+        return self.rows * self.pos
 
-def count(firing: Firing | None, tables: HookpointTables, seen: int) -> HookpointCounts:
-    """Summarise one pass over ``seen`` positions, by concept, without waiting for the device."""
+
+def count(
+    firing: Firing | None, tables: HookpointTables, shape: tuple[int, int], grid: tuple[int, int] | None
+) -> HookpointCounts:
+    """Summarise one pass over ``shape`` (rows, positions), by concept, without waiting for the device."""
+    rows, pos = shape
     if firing is None:
-        return HookpointCounts(tables.concepts, seen, None, None)
+        return HookpointCounts(tables.concepts, rows, pos, grid, None, None, None)
     fires = firing.fires
     by_concept = (fires[:, :, None] & tables.membership[None]).any(dim=1)
     floor = torch.finfo(torch.float32).tiny
-    ratio = torch.where(fires, firing.latents.detach() / firing.threshold.clamp_min(floor), 0.0).amax(dim=0)
-    peak = torch.where(tables.membership, ratio[:, None], 0.0).amax(dim=0)
-    return HookpointCounts(tables.concepts, seen, by_concept.sum(dim=0), peak)
+    ratio = torch.where(fires, firing.latents.detach() / firing.threshold.clamp_min(floor), 0.0)
+    by_place = torch.where(tables.membership[None], ratio[:, :, None], 0.0).amax(dim=1)
+    where = Where(firing.places, by_concept, by_place)
+    return HookpointCounts(tables.concepts, rows, pos, grid, where, by_concept.sum(dim=0), by_place.amax(dim=0))
 
 
 class Tally:
@@ -119,9 +127,9 @@ class Tally:
         for concept, figures in other._figures.items():
             _add(self._figures, concept, figures)
 
-    def report(self, concepts: tuple[str, ...]) -> GuardReport:
+    def findings(self, concepts: tuple[str, ...]) -> tuple[ConceptFindings, ...]:
         """Read the figures of ``concepts``, in this order; waits for the device."""
-        return GuardReport(self.calls, tuple(self._findings(concept) for concept in concepts))
+        return tuple(self._findings(concept) for concept in concepts)
 
     def _findings(self, concept: str) -> ConceptFindings:
         figures = self._figures.get(concept)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, select
 
+from saeuron_guard.registry.ordering import by_code_points
 from saeuron_guard.registry.records import (
     Calibration,
     ConceptRecord,
@@ -18,6 +19,7 @@ from saeuron_guard.registry.records import (
     PromptSetRecord,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 from saeuron_guard.registry.tables import (
     calibrations,
@@ -33,13 +35,20 @@ from saeuron_guard.registry.tables import (
 
 _SCORE_COLUMNS = tuple(
     feature_scores.c[name]
-    for name in ("timestep", "rank", "feature", "score", "mean", "mean_others", "threshold", "firing_rate")
+    for name in ("feature", "timestep", "rank", "score", "mean", "mean_others", "threshold", "firing_rate")
 )
+"""In the order of FeatureScore's fields: thousands of rows become records in every compilation."""
+
+_MOST_VALUES = 500
+"""In one list of a query: SQLite takes 999 in old builds."""
 
 
 def all_models(connection: Connection) -> list[ModelRecord]:
     """Every model, by name."""
-    return [ModelRecord(**_fields(row)) for row in connection.execute(select(models).order_by(models.c.name))]
+    return [
+        ModelRecord(**_fields(row))
+        for row in connection.execute(select(models).order_by(by_code_points(models.c.name)))
+    ]
 
 
 def all_concepts(connection: Connection) -> list[ConceptRecord]:
@@ -48,7 +57,7 @@ def all_concepts(connection: Connection) -> list[ConceptRecord]:
     query = (
         select(concepts, groups.c.name.label("parent"))
         .outerjoin(groups, concepts.c.parent_id == groups.c.id)
-        .order_by(concepts.c.domain, concepts.c.name)
+        .order_by(by_code_points(concepts.c.domain), by_code_points(concepts.c.name))
     )
     rows = (_fields(row) for row in connection.execute(query))
     return [ConceptRecord(**{**row, "aliases": tuple(row["aliases"]), "parent": row["parent"] or ""}) for row in rows]
@@ -57,14 +66,16 @@ def all_concepts(connection: Connection) -> list[ConceptRecord]:
 def all_saes(connection: Connection) -> list[SaeRecord]:
     """Every SAE, by model and hookpoint."""
     query = (
-        select(saes, models.c.name.label("model")).join(models).order_by(models.c.name, saes.c.hookpoint, saes.c.name)
+        select(saes, models.c.name.label("model"))
+        .join(models)
+        .order_by(by_code_points(models.c.name), by_code_points(saes.c.hookpoint), by_code_points(saes.c.name))
     )
     return [SaeRecord(**_fields(row)) for row in connection.execute(query)]
 
 
 def all_runs(connection: Connection) -> list[ScoringRun]:
     """Every scoring run, by name."""
-    query = select(scoring_runs, saes.c.name.label("sae")).join(saes).order_by(scoring_runs.c.name)
+    query = select(scoring_runs, saes.c.name.label("sae")).join(saes).order_by(by_code_points(scoring_runs.c.name))
     rows = (_fields(row) for row in connection.execute(query))
     return [ScoringRun(**{**row, "timesteps": tuple(row["timesteps"])}) for row in rows]
 
@@ -72,14 +83,16 @@ def all_runs(connection: Connection) -> list[ScoringRun]:
 def all_prompt_sets(connection: Connection) -> list[PromptSetRecord]:
     """Every prompt set, by role and name."""
     query = (
-        select(prompt_sets, models.c.name.label("model")).join(models).order_by(prompt_sets.c.role, prompt_sets.c.name)
+        select(prompt_sets, models.c.name.label("model"))
+        .join(models)
+        .order_by(by_code_points(prompt_sets.c.role), by_code_points(prompt_sets.c.name))
     )
     return [PromptSetRecord(**_fields(row)) for row in connection.execute(query)]
 
 
 def all_judges(connection: Connection) -> list[JudgeRecord]:
     """Every judge, by name."""
-    rows = (_fields(row) for row in connection.execute(select(judges).order_by(judges.c.name)))
+    rows = (_fields(row) for row in connection.execute(select(judges).order_by(by_code_points(judges.c.name))))
     return [
         JudgeRecord(**{**row, "labels": {domain: tuple(names) for domain, names in row["labels"].items()}})
         for row in rows
@@ -106,7 +119,7 @@ def calibrations_of(connection: Connection, model: str, concept: str | None = No
         .join(saes, operating_points.c.sae_id == saes.c.id)
         .join(scoring_runs, operating_points.c.run_id == scoring_runs.c.id)
         .where(models.c.name == model)
-        .order_by(concepts.c.name, operating_points.c.position)
+        .order_by(by_code_points(concepts.c.name), operating_points.c.position)
     )
     if concept is not None:
         query = query.where(concepts.c.name == concept)
@@ -125,7 +138,37 @@ def scores_of(connection: Connection, run: str, concept: str, max_rank: int | No
     )
     if max_rank is not None:
         query = query.where(feature_scores.c.rank < max_rank)
-    return [_score(row) for row in connection.execute(query)]
+    return [FeatureScore(*row) for row in connection.execute(query).all()]
+
+
+def shared_features(
+    connection: Connection, run: str, places: Sequence[tuple[int, int]], max_rank: int
+) -> list[SharedFeature]:
+    """For each concept, its best score of each feature over those of ``places`` where the rank is below ``max_rank``.
+
+    Sorted by concept and feature.  SQLite, which keeps no statistics here, reads the whole run unless the order asks
+    for the index by feature; and it would try pairs (feature, timestep) one by one.
+    """
+    wanted, features = frozenset(places), sorted({feature for feature, _ in places})
+    best: dict[tuple[str, int], float] = {}
+    for start in range(0, len(features), _MOST_VALUES):
+        query = (
+            select(concepts.c.name, feature_scores.c.feature, feature_scores.c.timestep, feature_scores.c.score)
+            .select_from(feature_scores)
+            .join(scoring_runs)
+            .join(concepts, feature_scores.c.concept_id == concepts.c.id)
+            .where(
+                scoring_runs.c.name == run,
+                feature_scores.c.feature.in_(features[start : start + _MOST_VALUES]),
+                feature_scores.c.rank < max_rank,
+                feature_scores.c.score > 0,
+            )
+            .order_by(feature_scores.c.feature)
+        )
+        for concept, feature, timestep, score in connection.execute(query).all():
+            if (feature, timestep) in wanted and score > best.get((concept, feature), 0.0):
+                best[concept, feature] = score
+    return [SharedFeature(feature, concept, best[concept, feature]) for concept, feature in sorted(best)]
 
 
 def uses_of(connection: Connection, sae: str, index: int) -> list[FeatureUse]:
@@ -137,9 +180,14 @@ def uses_of(connection: Connection, sae: str, index: int) -> list[FeatureUse]:
         .join(saes)
         .join(concepts, feature_scores.c.concept_id == concepts.c.id)
         .where(saes.c.name == sae, feature_scores.c.feature == index)
-        .order_by(scoring_runs.c.name, concepts.c.name, feature_scores.c.timestep.desc())
+        .order_by(
+            by_code_points(scoring_runs.c.name), by_code_points(concepts.c.name), feature_scores.c.timestep.desc()
+        )
     )
-    return [FeatureUse(run=row.run, concept=row.concept, score=_score(row)) for row in connection.execute(query)]
+    return [
+        FeatureUse(run=run, concept=concept, score=FeatureScore(*score))
+        for run, concept, *score in connection.execute(query)
+    ]
 
 
 def scored_runs(connection: Connection, concept: str) -> list[str]:
@@ -150,7 +198,11 @@ def scored_runs(connection: Connection, concept: str) -> list[str]:
         .where(concepts.c.name == concept, feature_scores.c.run_id == scoring_runs.c.id)
         .exists()
     )
-    return list(connection.execute(select(scoring_runs.c.name).where(scored).order_by(scoring_runs.c.name)).scalars())
+    return list(
+        connection.execute(
+            select(scoring_runs.c.name).where(scored).order_by(by_code_points(scoring_runs.c.name))
+        ).scalars()
+    )
 
 
 def damage(connection: Connection) -> list[str]:
@@ -168,19 +220,6 @@ def damage(connection: Connection) -> list[str]:
 def _fields(row: Row[Any]) -> dict[str, Any]:
     """A row by column, without the ids: those mean something inside the database only."""
     return {name: value for name, value in row._mapping.items() if name != "id" and not name.endswith("_id")}  # noqa: SLF001 - public in spite of its name
-
-
-def _score(row: Row[Any]) -> FeatureScore:
-    return FeatureScore(
-        index=row.feature,
-        timestep=row.timestep,
-        rank=row.rank,
-        score=row.score,
-        mean=row.mean,
-        mean_others=row.mean_others,
-        threshold=row.threshold,
-        firing_rate=row.firing_rate,
-    )
 
 
 def _grouped(rows: Iterable[Row[Any]]) -> list[Calibration]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from saeuron_guard.digests import canonical_json, digest_of
 from saeuron_guard.registry.events import all_events, append_event
+from saeuron_guard.registry.ordering import by_code_points
 from saeuron_guard.registry.records import GuardFeature, GuardRecord, PolicyRecord, VerificationRecord
 from saeuron_guard.registry.reviews import all_reviews, review_payload
 from saeuron_guard.registry.stamp import Stamp
@@ -55,7 +56,11 @@ def add_verification(connection: Connection, run: VerificationRecord) -> None:
 
 def all_policies(connection: Connection) -> list[PolicyRecord]:
     """Every recorded policy, oldest first."""
-    rows = connection.execute(select(policies).order_by(policies.c.when, policies.c.name, policies.c.digest))
+    rows = connection.execute(
+        select(policies).order_by(
+            by_code_points(policies.c.when), by_code_points(policies.c.name), by_code_points(policies.c.digest)
+        )
+    )
     return [PolicyRecord(**row._mapping) for row in rows]  # noqa: SLF001 - public in spite of its name
 
 
@@ -63,11 +68,13 @@ def all_guards(connection: Connection, sae: str | None = None, index: int | None
     """Every recorded guard (that uses feature ``index`` of ``sae``), oldest first, with all of its features."""
     features: dict[str, list[GuardFeature]] = {}
     for row in connection.execute(
-        select(guard_features).order_by(guard_features.c.sae, guard_features.c.feature, guard_features.c.concept)
+        select(guard_features).order_by(
+            by_code_points(guard_features.c.sae), guard_features.c.feature, by_code_points(guard_features.c.concept)
+        )
     ):
         used = GuardFeature(row.sae, row.sae_digest, row.feature, row.concept, row.strength)
         features.setdefault(row.guard_digest, []).append(used)
-    query = select(guards).order_by(guards.c.when, guards.c.digest)
+    query = select(guards).order_by(by_code_points(guards.c.when), by_code_points(guards.c.digest))
     if sae is not None:
         uses = (guard_features.c.sae == sae) & (guard_features.c.feature == index)
         query = query.where(guards.c.digest.in_(select(guard_features.c.guard_digest).where(uses)))
@@ -77,7 +84,9 @@ def all_guards(connection: Connection, sae: str | None = None, index: int | None
 
 def all_verifications(connection: Connection) -> list[VerificationRecord]:
     """Every recorded verification, oldest first."""
-    rows = connection.execute(select(verification_runs).order_by(verification_runs.c.when, verification_runs.c.id))
+    rows = connection.execute(
+        select(verification_runs).order_by(by_code_points(verification_runs.c.when), verification_runs.c.id)
+    )
     return [
         VerificationRecord(
             **{name: value for name, value in row._mapping.items() if name not in ("id", "seeds")},  # noqa: SLF001

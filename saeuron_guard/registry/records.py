@@ -137,6 +137,15 @@ class FeatureScore:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedFeature:
+    """A feature that is among the best of ``concept``, with its best score over the timesteps asked about."""
+
+    index: int
+    concept: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """What calibration chose at one hookpoint: the ``features`` best features per timestep, times ``multiplier``."""
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, select
 
 from saeuron_guard.digests import digest_of
 from saeuron_guard.registry.events import append_event
+from saeuron_guard.registry.ordering import by_code_points
 from saeuron_guard.registry.records import Review
 from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.tables import reviews, saes
@@ -16,7 +17,7 @@ from saeuron_guard.registry.tables import reviews, saes
 
 def all_reviews(connection: Connection, sae: str | None = None, index: int | None = None) -> list[Review]:
     """Every review (of an SAE, of one of its features), oldest first, whether it counts or not."""
-    query = select(reviews).order_by(reviews.c.when, reviews.c.id)
+    query = select(reviews).order_by(by_code_points(reviews.c.when), reviews.c.id)
     if sae is not None:
         query = query.where(reviews.c.sae == sae)
     if index is not None:
@@ -29,7 +30,7 @@ def newest_reviews(connection: Connection, sae: str | None = None) -> dict[str, 
     query = (
         select(reviews)
         .join(saes, (saes.c.name == reviews.c.sae) & (saes.c.digest == reviews.c.sae_digest))
-        .order_by(reviews.c.when, reviews.c.id)
+        .order_by(by_code_points(reviews.c.when), reviews.c.id)
     )
     if sae is not None:
         query = query.where(reviews.c.sae == sae)

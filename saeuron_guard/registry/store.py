@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -25,6 +25,7 @@ from saeuron_guard.registry.records import (
     Review,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 from saeuron_guard.registry.reviews import newest_reviews
 from saeuron_guard.registry.stamp import Stamp
@@ -236,6 +237,15 @@ class FeatureRegistry:
         known_run, known_concept = self.run(run), self.concept(concept)
         with reading(self._engine) as connection:
             return queries.scores_of(connection, known_run.name, known_concept.name, max_rank)
+
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> list[SharedFeature]:
+        """For each concept, those features that are among its best in a run at one of ``places``, (feature, timestep).
+
+        Best: the rank is below ``max_rank``, the score above 0.
+        """
+        known = self.run(run)
+        with reading(self._engine) as connection:
+            return queries.shared_features(connection, known.name, places, max_rank)
 
     def uses_of(self, feature: str) -> list[FeatureUse]:
         """Every score of feature ``sae:index``, over runs, concepts and timesteps: who else would feel its removal."""

@@ -44,13 +44,20 @@ class SparseCoder(nn.Module):
         self._header = header
         # Made empty first: nn.Linear would draw from the global random state before we draw from ours.
         device = torch.get_default_device()
-        self.encoder = nn.Linear(config.d_in, config.num_latents, device="meta").to_empty(device=device)
-        bound = config.d_in**-0.5
+        self.encoder = nn.Linear(config.d_in, config.num_latents, device="meta")
+        self.W_dec = nn.Parameter(torch.empty(config.num_latents, config.d_in))
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        if device.type != "meta":  # else weights are about to be loaded; pretending to draw some takes torch seconds
+            self._draw(device, generator)
+
+    def _draw(self, device: torch.device, generator: torch.Generator | None) -> None:
+        """First weights, on ``device``."""
+        self.encoder.to_empty(device=device)
+        bound = self.config.d_in**-0.5
         nn.init.uniform_(self.encoder.weight, -bound, bound, generator=generator)
         nn.init.zeros_(self.encoder.bias)
         self.W_dec = nn.Parameter(self.encoder.weight.detach().clone())
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
-        if config.normalize_decoder:
+        if self.config.normalize_decoder:
             self.normalise_decoder()
 
     @torch.no_grad()

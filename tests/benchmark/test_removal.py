@@ -20,9 +20,9 @@ from saeuron_guard.benchmark.removal import (
     summarise,
 )
 from saeuron_guard.discovery.calibration import Calibrator, Grid
+from saeuron_guard.discovery.concept_statistics import ConceptStatistics
 from saeuron_guard.discovery.labels import ConceptTable
 from saeuron_guard.discovery.search import Budget, Candidate
-from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.discovery.workbench import Effect, Labels, Share, Workbench
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.judges.interface import Images, Judge

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from saeuron_guard.benchmark.rivals import Directions, mean_difference, published
 from saeuron_guard.compiler.config import GuardConfig
+from saeuron_guard.discovery.concept_statistics import ConceptStatistics
 from saeuron_guard.discovery.labels import ConceptTable
-from saeuron_guard.discovery.statistics import ConceptStatistics
 from saeuron_guard.errors import ModelMismatch
 from saeuron_guard.guard.guard import Guard
 from tests.tiny import CHANNELS, HOOKPOINTS, draw, make_coder, make_config, make_pipeline, make_point, make_rule

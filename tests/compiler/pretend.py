@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,10 @@ from saeuron_guard.registry.records import (
     FeatureScore,
     ModelRecord,
     OperatingPoint,
+    Review,
     SaeRecord,
     ScoringRun,
+    SharedFeature,
 )
 
 Ranking = Mapping[int, list[tuple[int, float]]]
@@ -40,6 +42,7 @@ class PretendRegistry:
     hookpoints: dict[str, str] = field(default_factory=lambda: {"objects": "unet.up.1", "styles": "unet.up.2"})
     timesteps: tuple[int, ...] = (900, 500, 100)
     model_name: str = "tiny"
+    verdicts: dict[str, Any] = field(default_factory=dict)
 
     def models(self) -> list[ModelRecord]:
         """The one model."""
@@ -72,6 +75,15 @@ class PretendRegistry:
         """The runs that have a ranking (of a concept)."""
         return [self.run(name) for name in sorted({run for run, of in self.rankings if concept in {None, of}})]
 
+    def reviews(self, sae: str | None = None) -> dict[str, Review]:
+        """The reviews that the case states."""
+        return {
+            name: Review(
+                name.partition(":")[0], int(name.partition(":")[2]), digest(name), verdict, "ann", "why", "2026"
+            )
+            for name, verdict in self.verdicts.items()
+        }
+
     def calibration(self, model: str, concept: str) -> Calibration | None:
         """The concept's operating points, if it has any."""
         assert model == self.model_name
@@ -87,11 +99,21 @@ class PretendRegistry:
             if max_rank is None or rank < max_rank
         ]
 
+    def shared_features(self, run: str, places: Sequence[tuple[int, int]], *, max_rank: int) -> list[SharedFeature]:
+        """The best score of each feature for every concept that the run ranks."""
+        best: dict[tuple[int, str], float] = {}
+        for of, concept in self.rankings:
+            for score in self.scores(run, concept, max_rank=max_rank) if of == run else ():
+                if (score.index, score.timestep) in places and score.score > 0:
+                    best[score.index, concept] = max(score.score, best.get((score.index, concept), 0.0))
+        return [SharedFeature(index, concept, score) for (index, concept), score in best.items()]
+
 
 def pretend_registry(description: Mapping[str, Any]) -> PretendRegistry:
     """The registry that a case's ``registry.json`` describes.
 
     ``concepts``: {name: domain}; ``points``: {concept: [[run, features, multiplier], ...]};
+    ``reviews``: {feature: verdict}.
     ``scores``: {run: {concept: {timestep: [[feature, score], ...]}}}, a list in place of the mapping holds for all
     timesteps.
     """
@@ -109,4 +131,5 @@ def pretend_registry(description: Mapping[str, Any]) -> PretendRegistry:
         ]
         for concept, rows in description["points"].items()
     }
-    return PretendRegistry(dict(description["concepts"]), points, rankings, timesteps=timesteps)
+    verdicts = dict(description.get("reviews", {}))
+    return PretendRegistry(dict(description["concepts"]), points, rankings, timesteps=timesteps, verdicts=verdicts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def config() -> GuardConfig:
     """The case's guard."""
     return parse_guard_json(compile_case(CASE), "guard.json")
+
+
+def test_the_digest_is_that_of_all_fields_but_itself(config: GuardConfig) -> None:
+    """Exactly what ``dataclasses.asdict`` says of the configuration, as canonical JSON."""
+    value = asdict(config)
+    assert value.pop("digest") == guard_digest(config) == digest_of(value)
+    assert json.loads(guard_json(config)) == json.loads(json.dumps(asdict(config)))
 
 
 def test_a_change_that_fits_is_read() -> None:

@@ -8,14 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from saeuron_guard.digests import digest_of_file
 from saeuron_guard.discovery.artefact import sorted_header, write_statistics
+from saeuron_guard.discovery.concept_statistics import ConceptStatistics, Moments
 from saeuron_guard.discovery.labels import ConceptTable
-from saeuron_guard.discovery.scoring import METHODS, Moments, moments_of, paper_score, score_features, threshold
-from saeuron_guard.discovery.statistics import ConceptStatistics
+from saeuron_guard.discovery.scoring import (
+    METHODS,
+    best_first,
+    moments_of_others,
+    paper_score,
+    score_features,
+    threshold,
+)
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.registry.artefact import read_statistics
 
@@ -46,17 +55,45 @@ def test_paper_score_of_silence_is_zero() -> None:
 
 def test_others_are_the_pooled_other_concepts_of_the_domain() -> None:
     """Other concepts weigh by their positions; another domain's concepts do not count."""
-    target, others = moments_of(_statistics(), "bomb")
-    assert target.mean[:, 0] == pytest.approx([4, 2])
-    # cat has 10 positions with mean 1, dog 30 with mean 3.
-    assert others.mean[:, 1] == pytest.approx([(10 * 1 + 30 * 3) / 40] * 2)
-    _, others_of_neon = moments_of(_statistics(), "Neon")
-    assert others_of_neon.mean[0] == pytest.approx([0.5, 1, 0.5])
+    statistics = _statistics()
+    objects = slice(0, 3)
+    others = moments_of_others(statistics.at(0).of(objects), statistics.count[objects, 0])
+    # cat has 10 positions with mean 1, dog 30 with mean 3, bomb 10 with mean 1.
+    assert others.mean[:, 1] == pytest.approx([(10 * 1 + 30 * 3) / 40, (10 * 1 + 30 * 3) / 40, 1])
+    assert others.second[0, 1] == pytest.approx((10 * 1.5 + 30 * 9.5) / 40)
+    scored = score_features(statistics, "paper", 3)
+    assert scored.mean_others[3, 0] == pytest.approx(np.array([0.5, 1, 0.5])[scored.index[3, 0]])
+
+
+def test_a_concept_alone_in_its_domain_has_no_others() -> None:
+    """Its others' moments are zeros."""
+    alone = Moments(*(np.ones((1, 2), np.float32),) * 3)
+    assert moments_of_others(alone, np.array([10])).mean.tolist() == [[0, 0]]
+
+
+def test_what_little_the_others_have_is_not_lost() -> None:
+    """Beside a concept with almost all of a latent, the pooled mean of the others is exact; it is no difference."""
+    mean = np.array([[1e12], [1e-12], [3e-12]], dtype=np.float32)
+    others = moments_of_others(Moments(mean, mean, mean), np.array([10, 10, 10]))
+    assert others.mean[0, 0] == pytest.approx(2e-12, rel=1e-6)
 
 
 def test_threshold_is_the_mean_over_the_domains_concepts() -> None:
     """The threshold is the unweighted mean over concepts of the same domain."""
-    assert threshold(_statistics(), "bomb")[0] == pytest.approx([(4 + 0.5 + 0.5) / 3, (1 + 1 + 3) / 3, 0.5])
+    expected = [(4 + 0.5 + 0.5) / 3, (1 + 1 + 3) / 3, 0.5]
+    assert threshold(_statistics().mean[:3, 0]) == pytest.approx(expected)
+    scored = score_features(_statistics(), "paper", 3)
+    assert scored.threshold[0, 0] == pytest.approx(np.array(expected)[scored.index[0, 0]])
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 0.25, 0.5, 1.0]), min_size=6, max_size=6), min_size=1),
+    st.integers(1, 8),
+)
+def test_best_first_is_a_stable_sort(rows: list[list[float]], count: int) -> None:
+    """Whatever the ties, the best are those that a stable sort of the whole row puts first."""
+    score = np.array(rows, dtype=np.float32)
+    assert best_first(score, count).tolist() == np.argsort(-score, axis=-1, kind="stable")[:, :count].tolist()
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

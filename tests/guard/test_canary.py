@@ -16,20 +16,20 @@ from saeuron_guard.guard.tables import HookpointTables, RowTables
 from tests.tiny import HOOKPOINTS, draw, make_coder, make_config, make_guard, make_point, make_rule
 
 
-def nothing(x: torch.Tensor, tables: HookpointTables, rows: RowTables) -> Edit:
+def nothing(x: torch.Tensor, tables: HookpointTables, rows: RowTables, grid: Any = None) -> Edit:
     """A hook that runs and does nothing."""
-    return edit(x, tables, rows)._replace(output=x)
+    return edit(x, tables, rows, grid)._replace(output=x)
 
 
-def halved(x: torch.Tensor, tables: HookpointTables, rows: RowTables) -> Edit:
+def halved(x: torch.Tensor, tables: HookpointTables, rows: RowTables, grid: Any = None) -> Edit:
     """A hook that does half of what it should."""
-    result = edit(x, tables, rows)
+    result = edit(x, tables, rows, grid)
     return result._replace(output=(x + result.output) / 2)
 
 
-def mirrored_error(x: torch.Tensor, tables: HookpointTables, rows: RowTables) -> Edit:
+def mirrored_error(x: torch.Tensor, tables: HookpointTables, rows: RowTables, grid: Any = None) -> Edit:
     """What the published code of the method does: it adds the SAE's error with the wrong sign."""
-    result = edit(x, tables, rows)
+    result = edit(x, tables, rows, grid)
     return result._replace(output=result.output + 2 * (tables.coder(x) - x))
 
 

@@ -15,6 +15,7 @@ from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
 from saeuron_guard.guard import intervention
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.tables import HookpointTables
+from saeuron_guard.names import ACTIONS, MODES
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from tests.guard.reference import reference
 from tests.tiny import HOOKPOINTS, make_coder, make_point, make_rule
@@ -85,7 +86,8 @@ def random_rule(concept: str, features: list[int], numbers: np.random.Generator)
         for index in features
     )
     strength, multiplier = float(numbers.choice([0, 0.5, 1, 2])), float(numbers.choice([-20, -1, 0, 1.5]))
-    return Rule(concept, "object", "scale", "enforce", "medium", strength, multiplier, edits, "random")
+    action, mode = str(numbers.choice(ACTIONS)), str(numbers.choice(MODES, p=(0.1, 0.1, 0.8)))
+    return Rule(concept, "object", action, mode, "medium", strength, multiplier, edits, "random")
 
 
 def run(x: torch.Tensor, times: list[float], point: HookpointConfig, coder: SparseCoder) -> intervention.Edit:

@@ -113,6 +113,7 @@ def test_files_stay_readable() -> None:
         "import saeuron_guard.cli.compile, saeuron_guard.cli.guard",
         "import saeuron_guard.report.text, saeuron_guard.report.json, saeuron_guard.report.html",
         "import saeuron_guard.verify.result",
+        "import saeuron_guard.discovery.sparse_files, saeuron_guard.discovery.artefact, saeuron_guard.cli.score",
     ],
 )
 def test_work_on_policies_loads_no_torch(statement: str) -> None:

@@ -78,6 +78,26 @@ def test_a_features_uses_are_found(registry: FeatureRegistry) -> None:
     assert registry.uses_of(f"{sae}:63") == []
 
 
+def test_features_that_concepts_share_come_in_one_answer(registry: FeatureRegistry) -> None:
+    """For every concept the best score over the places asked about, as its own scores have it, cut at the rank."""
+    run = run_name("object")
+    timesteps = (501, 101)
+    asked = [(index, timestep) for index in (10, SHARED_FEATURE, *range(1000, 1500)) for timestep in timesteps]
+    expected: dict[tuple[str, int], float] = {}
+    for concept in Synthetic().concepts:
+        for score in registry.scores(run, concept, max_rank=3):
+            if (score.index, score.timestep) in asked:
+                place = (concept, score.index)
+                expected[place] = max(score.score, expected.get(place, 0.0))
+    found = registry.shared_features(run, asked, max_rank=3)
+    assert {(shared.concept, shared.index): shared.score for shared in found} == expected
+    assert len(found) == len(expected) == 1 + len(Synthetic().concepts)
+    assert found[0].score < registry.scores(run, found[0].concept)[0].score, "timestep 901 was not asked about"
+    assert [shared.index for shared in registry.shared_features(run, asked, max_rank=2)] == [10]
+    assert registry.shared_features(run, [(10, 900)], max_rank=3) == []
+    assert registry.shared_features(run, [], max_rank=3) == []
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -96,6 +116,7 @@ def test_a_features_uses_are_found(registry: FeatureRegistry) -> None:
         (lambda r: r.calibrations("tinny"), "unknown model"),
         (lambda r: r.scores("tiny.objects.paper", "pistl"), "unknown concept"),
         (lambda r: r.scores("tiny.objects", "pistol"), "unknown scoring run"),
+        (lambda r: r.shared_features("tiny.objects", [(1, 901)], max_rank=1), "unknown scoring run"),
         (lambda r: r.uses_of("tiny.objects"), "'tiny.objects' is not a feature's name; write sae:index"),
         (lambda r: r.uses_of("tiny.objects:64"), "tiny.objects has features 0 to 63, got 64"),
         (lambda r: r.uses_of("tiny.object:1"), "unknown SAE"),
@@ -152,13 +173,13 @@ def test_a_url_that_makes_no_sense_is_refused(url: str) -> None:
         engine_for(url)
 
 
-def test_opening_the_registry_loads_neither_torch_nor_alembic(manifest: Path) -> None:
+def test_opening_the_registry_loads_nothing_that_it_does_not_need(manifest: Path) -> None:
     """Later openings answer at once: nothing heavy is imported, not even numpy."""
     FeatureRegistry.open(manifest=manifest).close()
     program = (
         "import sys; from pathlib import Path; from saeuron_guard.registry.store import FeatureRegistry; "
         "registry = FeatureRegistry.open(manifest=Path(sys.argv[1])); assert registry.concepts(); "
-        "print(*sorted({'torch', 'numpy', 'alembic', 'sqlalchemy', 'diffusers'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'numpy', 'alembic', 'jsonschema', 'sqlalchemy', 'diffusers'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(manifest)],

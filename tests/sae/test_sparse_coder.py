@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +201,14 @@ def test_values_too_large_for_the_stored_dtype_are_refused(tmp_path: Path) -> No
     with pytest.raises(ArtefactError, match="not finite"):
         coder.save(tmp_path, torch.float16)
     coder.save(tmp_path, torch.bfloat16)
+
+
+def test_loading_weights_draws_none(tmp_path: Path) -> None:
+    """A fresh process that loads an SAE does without the parts of torch that trace and compile: they take seconds."""
+    make_coder().save(tmp_path)
+    program = (
+        "import sys; from saeuron_guard.sae.sparse_coder import SparseCoder; coder = SparseCoder.load(sys.argv[1]); "
+        "print(coder.W_dec.shape[0], 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["64", "False"]

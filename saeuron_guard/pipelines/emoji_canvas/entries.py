@@ -132,7 +132,7 @@ def _run(space: Workspace, short: str, path: Path) -> ScoringRun:
         statistics_path=path.relative_to(space.registry).as_posix(),
         statistics_digest=digest_of_file(path),
         timesteps=timesteps,
-        provenance={name: value for name, value in provenance.items() if name not in ("method", "domains")},
+        provenance={name: value for name, value in provenance.items() if name != "domains"},
     )
 
 

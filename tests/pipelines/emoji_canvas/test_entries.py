@@ -124,7 +124,7 @@ def test_scores_and_sources_are_told(space: Workspace) -> None:
     assert runs[f"{FIRST}-paper"].timesteps == (801, 401)
     assert runs[f"{FIRST}-mean"].timesteps == (901, 501, 1)
     assert (runs[f"{FIRST}-paper"].sae, runs[f"{FIRST}-paper"].method) == (FIRST, "paper")
-    assert runs[f"{FIRST}-paper"].provenance == {"seeds": [21, 22]}
+    assert runs[f"{FIRST}-paper"].provenance == {"method": "paper", "seeds": [21, 22]}
     assert {(record.role, record.name) for record in found.prompt_sets} == {
         ("anchor", "emoji-canvas"),
         ("calibration", "emoji-canvas"),

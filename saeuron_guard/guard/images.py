@@ -1,0 +1,182 @@
+"""What fired in each single image of a pipeline call: in which steps, where, and how strongly."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeuron_guard.guard.tally import HookpointCounts
+
+Key = tuple[str, int, int]
+"""A hookpoint with the number of rows and of positions that it had: guidance may end midway."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConceptInImage:
+    """What the guard saw of one concept in one image.
+
+    ``timesteps``: those at which a feature of it fired, in the order of the steps.  ``positions``: share of the
+    positions looked at, over all steps.  ``peak``: largest latent relative to its threshold, 0 when none fired.
+    ``heat`` (height, width): share of the steps in which it fired at each position, by the finest hookpoint; None when
+    it fired nowhere, (1, positions) where positions are tokens.
+    """
+
+    concept: str
+    timesteps: tuple[float, ...]
+    positions: float
+    peak: float
+    heat: NDArray[np.float32] | None
+
+    @property
+    def fired(self) -> bool:
+        """Whether a feature of it fired at all."""
+        return bool(self.timesteps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file; without the heat map."""
+        return {
+            "concept": self.concept,
+            "fired": self.fired,
+            "timesteps": list(self.timesteps),
+            "positions": self.positions,
+            "peak": self.peak,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageReport:
+    """What fired while one image formed, concept by concept, over ``calls`` denoiser calls."""
+
+    index: int
+    calls: int
+    concepts: tuple[ConceptInImage, ...]
+
+    def concept(self, name: str) -> ConceptInImage:
+        """The findings of one concept; KeyError for one that the guard has no rule for."""
+        return {found.concept: found for found in self.concepts}[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {
+            "image": self.index,
+            "calls": self.calls,
+            "concepts": [found.to_json() for found in self.concepts],
+        }
+
+    def explain(self) -> str:
+        """The same in words, a line for each concept that fired, most of it first."""
+        fired = sorted((found for found in self.concepts if found.fired), key=lambda found: -found.positions)
+        if not fired:
+            return "no concept of the guard fired"
+        return "\n".join(
+            f"{found.concept}: fired in {len(found.timesteps)} of {self.calls} steps (timesteps "
+            f"{found.timesteps[0]:g} to {found.timesteps[-1]:g}), at {found.positions:.1%} of the positions"
+            f"{_where(found.heat)}, at most {found.peak:.1f} times its threshold"
+            for found in fired
+        )
+
+
+def _where(heat: NDArray[np.float32] | None) -> str:
+    """Which part of the image holds most of the heat, in words; nothing where that is everywhere."""
+    if heat is None or heat.shape[0] < 3 or heat.sum() == 0:
+        return ""
+    rows, columns = (np.array_split(np.arange(size), 3) for size in heat.shape)
+    shares = [float(heat[np.ix_(row, column)].sum() / heat.sum()) for row in rows for column in columns]
+    names = ("upper left", "top", "upper right", "left", "centre", "right", "lower left", "bottom", "lower right")
+    best = max(range(len(shares)), key=lambda place: shares[place])
+    return f", most at the {names[best]}" if shares[best] > 2 / len(shares) else ""
+
+
+class ImageTally:
+    """Adds up, row by row, what fires in the denoiser calls of one pipeline call; tensors until somebody asks."""
+
+    def __init__(self) -> None:
+        self.images: int | None = None
+        """How many images the pipeline call gave; None while unknown."""
+        self._calls = 0
+        self._looked: dict[Key, int] = defaultdict(int)
+        self._hits: dict[Key, Int32[Tensor, "concepts batch pos"]] = {}
+        self._peaks: dict[Key, Float32[Tensor, "concepts batch"]] = {}
+        self._fired: list[tuple[Tensor, dict[str, Bool[Tensor, batch]]]] = []
+        self._passes: dict[Key, HookpointCounts] = {}
+
+    def add_call(self, passes: Mapping[str, HookpointCounts], timestep: Tensor) -> None:
+        """Add one denoiser call, given what each hookpoint saw in it."""
+        self._calls += 1
+        fired: dict[str, Tensor] = {}
+        for hookpoint, counts in passes.items():
+            key = (hookpoint, counts.rows, counts.pos)
+            self._looked[key] += 1
+            self._passes[key] = counts
+            if counts.where is None:
+                continue
+            for concept, rows in self._add(key, counts).items():
+                fired[concept] = fired[concept] | rows.to(fired[concept].device) if concept in fired else rows
+        self._fired.append((timestep, fired))
+
+    def _add(self, key: Key, counts: HookpointCounts) -> dict[str, Tensor]:
+        """Add one pass; gives in which rows each concept fired."""
+        where = counts.where
+        if where is None:
+            return {}
+        rows, positions = where.places[:, 0], where.places[:, 1]
+        concepts, device = len(counts.concepts), rows.device
+        if key not in self._hits:
+            shape = (concepts, counts.rows, counts.pos)
+            self._hits[key] = torch.zeros(shape, dtype=torch.int32, device=device)
+            self._peaks[key] = torch.zeros(shape[:2], device=device)
+        hits = where.fires.T.to(torch.int32)
+        every = torch.arange(concepts, device=device)[:, None]
+        self._hits[key].index_put_((every, rows[None], positions[None]), hits, accumulate=True)
+        self._peaks[key].scatter_reduce_(1, rows.expand(concepts, -1), where.ratio.T.contiguous(), reduce="amax")
+        in_row = torch.zeros((concepts, counts.rows), dtype=torch.int32, device=device).index_add_(1, rows, hits) > 0
+        return dict(zip(counts.concepts, in_row, strict=True))
+
+    def reports(self, concepts: tuple[str, ...]) -> tuple[ImageReport, ...]:
+        """What fired in each image, in the pipeline's order; waits for the device.
+
+        Rows are images by turns, once for each branch that is guarded.  Where the rows are no multiple of the images,
+        nothing is said of single ones.
+        """
+        most = max((rows for _, rows, _ in self._looked), default=0)
+        images = most if self.images is None else self.images
+        if images == 0 or any(rows % images for _, rows, _ in self._looked):
+            return ()
+        return tuple(
+            ImageReport(image, self._calls, tuple(self._found(concept, image, images) for concept in concepts))
+            for image in range(images)
+        )
+
+    def _found(self, concept: str, image: int, images: int) -> ConceptInImage:
+        timesteps = []
+        for timestep, fired in self._fired:
+            if concept in fired and bool(fired[concept][image::images].any()):
+                timesteps.append(float(timestep[0] if timestep.shape[0] == 1 else timestep[image]))
+        hit, looked, peak = 0, 0, 0.0
+        heat: NDArray[np.float32] | None = None
+        for key, calls in self._looked.items():
+            counts = self._passes[key]
+            if concept not in counts.concepts:
+                continue
+            looked += calls * (counts.rows // images) * counts.pos
+            if key not in self._hits:
+                continue
+            place = counts.concepts.index(concept)
+            own = self._hits[key][place, image::images].sum(dim=0)
+            hit += int(own.sum())
+            peak = max(peak, float(self._peaks[key][place, image::images].max()))
+            share = own.float().cpu().numpy() / (calls * (counts.rows // images))
+            grid = counts.grid or (1, counts.pos)
+            if heat is None or heat.size < share.size:
+                heat = share.reshape(grid).astype(np.float32)
+        if not timesteps:
+            heat = None
+        return ConceptInImage(concept, tuple(timesteps), hit / looked if looked else 0.0, peak, heat)
