@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def benchmark() -> None:
-    """Compare guards on the same images."""
+    """Compare guards on the same images, and time the registry."""
 
 
 @benchmark.command()

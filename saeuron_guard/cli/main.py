@@ -41,7 +41,11 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
             "saeuron_guard.cli.score:score",
         ),
     ),
-    "benchmark": LazyCommand("saeuron_guard.cli.benchmark:benchmark", "Compare guards on the same images."),
+    "benchmark": LazyCommand(
+        "saeuron_guard.cli.benchmark:benchmark",
+        "Compare guards on the same images, and time the registry.",
+        members=("saeuron_guard.cli.benchmark_registry:registry_command",),
+    ),
 }
 
 EXIT_CODES: Final = (
