@@ -19,6 +19,7 @@ from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
 from saeuron_guard.pipelines.fingerprint import fingerprint
+from saeuron_guard.registry.manifest import configured_manifest
 from saeuron_guard.resources import data_folder, inside
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -75,8 +76,12 @@ class Guard:
 
     @classmethod
     def from_config(cls, config: GuardConfig, root: str | Path | None = None) -> Guard:
-        """Load the SAEs that ``config`` names from below ``root``, default the shipped registry folder."""
-        folder = Path(root) if root is not None else data_folder("registry")
+        """Load the SAEs that ``config`` names from below ``root``.
+
+        Default: the folder of the manifest that SAEURON_GUARD_MANIFEST names, else the shipped registry's.
+        """
+        own = configured_manifest()
+        folder = Path(root) if root is not None else own.parent if own else data_folder("registry")
         coders = {
             point.hookpoint: SparseCoder.load(inside(folder, point.sae_path), point.sae_digest)
             for point in config.hookpoints
@@ -157,7 +162,7 @@ class Guard:
 def guarded(pipe: Any, config: GuardConfig, root: str | Path | None = None) -> Iterator[Guard]:
     """Guard ``pipe`` for the length of a ``with`` block; the pipeline is restored at its end, also after an exception.
 
-    ``root``: the folder that the SAEs' paths are below, default the shipped registry folder.
+    ``root``: the folder that the SAEs' paths are below, as for ``Guard.from_config``.
     """
     guard = Guard.from_config(config, root)
     guard.attach(pipe)
