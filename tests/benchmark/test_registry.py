@@ -70,7 +70,8 @@ def test_every_command_is_timed_on_a_registry_that_works(tmp_path: Path) -> None
     assert {timed.seconds for timed in found.timings} == {(1.0,)}
     assert {timed.processor for timed in found.timings} == {(0.0,)}
     assert found.notes.counts["score rows"] == 2 * 7 * 3 * SMALL.top
-    assert found.notes.sizes["database"] == (tmp_path / "registry" / "registry.sqlite").stat().st_size
+    # Compiling records the guard, so the database has grown since.
+    assert 0 < found.notes.sizes["database"] <= (tmp_path / "registry" / "registry.sqlite").stat().st_size
     assert len({rule.concept for point in found.guard.hookpoints for rule in point.rules}) == 3
     assert found.guard.collisions
     assert not found.passed, "half a second for registry show, and the clock says one"
