@@ -8,15 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 from saeuron_guard.guard import runtime as runtime_module
-from saeuron_guard.guard.branches import stacks_branches, unconditional_rows
+from saeuron_guard.guard.branches import is_guided, stacks_branches, unconditional_rows
+from saeuron_guard.guard.graph_runtime import GraphGeneration, GraphRuntime
 from saeuron_guard.guard.runtime import CAUSES, Runtime
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
+from saeuron_guard.names import GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,27 @@ def block_at(denoiser: nn.Module, hookpoint: str) -> nn.Module:
 class Attachment:
     """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``."""
 
-    def __init__(self, pipe: Any, site: Site, tables: Mapping[str, HookpointTables], branches: str = "all") -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        site: Site,
+        tables: Mapping[str, HookpointTables],
+        branches: str = "all",
+        gate: str = GATES[0],
+    ) -> None:
         arguments = list(inspect.signature(type(_original(site.denoiser)).forward).parameters)[1:]
         if "timestep" not in arguments:
             raise ModelMismatch(f"{type(site.denoiser).__name__} takes no timestep; expected a diffusers denoiser")
         self.pipe = pipe
         self.site = site
         known = branches == "conditional" and stacks_branches(type(pipe))
-        rows = functools.partial(unconditional_rows, pipe) if known else None
-        self.runtime = Runtime(tables, arguments, rows)
+        self.gate = gate
+        self.runtime: Runtime | GraphRuntime
+        if gate == "exact":
+            rows = functools.partial(unconditional_rows, pipe) if known else None
+            self.runtime = Runtime(tables, arguments, rows)
+        else:
+            self.runtime = GraphRuntime(tables, arguments, functools.partial(is_guided, pipe) if known else None)
         self.handles: dict[str, RemovableHandle] = {}
         self._pipeline_class = type(pipe)
         self._guarded_class: type | None = None
@@ -98,6 +113,8 @@ class Attachment:
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
         self.check_in_place(pipe)
+        if isinstance(self.runtime, GraphRuntime):
+            self.runtime.prepare(device_of(self.site.denoiser))
         with self.runtime.generation() as generation:
             output = call(pipe, *args, **kwargs)
             generation.images.images = _image_count(output)
@@ -134,7 +151,15 @@ def _image_count(output: Any) -> int | None:
     return len(images) if hasattr(images, "__len__") else None
 
 
-def check_steps(pipe: Any, tally: Tally) -> None:
+def device_of(denoiser: nn.Module) -> torch.device:
+    """Where the denoiser computes; offloaded weights lie elsewhere until it does."""
+    hook = getattr(denoiser, "_hf_hook", None)
+    if (device := getattr(hook, "execution_device", None)) is not None:
+        return torch.device(device)
+    return next((p.device for p in denoiser.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def check_steps(pipe: Any, tally: Tally | GraphGeneration) -> None:
     """Raise GuardNotEffective when fewer denoiser calls were guarded than the pipeline made steps."""
     steps = getattr(pipe, "num_timesteps", None)
     expected = steps if isinstance(steps, int) and not getattr(pipe, "interrupt", False) else 1

@@ -18,6 +18,7 @@ from saeuron_guard.guard.bundle import read_bundle, write_bundle
 from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
+from saeuron_guard.names import GATES
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from saeuron_guard.registry.manifest import configured_manifest
 from saeuron_guard.resources import data_folder, inside
@@ -103,8 +104,8 @@ class Guard:
         return tuple(dict.fromkeys(rule.concept for point in self.config.hookpoints for rule in point.rules))
 
     @torch.no_grad()
-    def attach(self, pipe: Any) -> Guard:
-        """Install the guard on a diffusers pipeline; gives itself.
+    def attach(self, pipe: Any, *, gate: str = GATES[0]) -> Guard:
+        """Install the guard on a diffusers pipeline; gives itself.  ``gate``: one of ``names.GATES``.
 
         Raises ModelMismatch when the pipeline is not the model that the guard was compiled for, and GuardNotEffective
         when there is a guard already or the canary finds that the installed hooks don't compute what the policy says.
@@ -114,7 +115,9 @@ class Guard:
             raise GuardNotEffective("this guard is already attached; detach it first, or load it once more")
         site = find_site(pipe, self._tables)
         self._check_model(pipe)
-        attachment = Attachment(pipe, site, self._tables, self.config.branches)
+        if gate not in GATES:
+            raise ValueError(f"gate is {gate!r}, expected {' or '.join(GATES)}")
+        attachment = Attachment(pipe, site, self._tables, self.config.branches, gate)
         attachment.install()
         try:
             canary.sing(attachment, self.config, self._coders)
