@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -145,7 +145,8 @@ class Attachment:
                 refuse_bypasses(dict(denoiser.named_modules()), blocks)
 
         # It looks at every module, and torch.compile would guard its graphs on all of them.
-        return cast(Callable[[nn.Module, Any], None], torch.compiler.disable(refuse_caches))
+        untraced: Any = torch.compiler.disable
+        return untraced(refuse_caches)
 
 
 def check_steps(pipe: Any, tally: Tally) -> None:
@@ -190,7 +191,7 @@ def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return attachment.run(self, base.__call__, args, kwargs)
 
-    def refuse_copy(self: Any, _protocol: Any) -> Any:
+    def refuse_copy(_self: Any, _protocol: Any) -> Any:
         raise GuardNotEffective(
             f"a guarded {base.__name__} can be neither copied nor pickled: the copy would have hooks that nobody "
             "watches. Detach the guard first (or save_pretrained() and load), then attach a guard to each."

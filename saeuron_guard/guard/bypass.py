@@ -58,8 +58,7 @@ def _refuse_hooks(name: str, hooks: Iterable[str]) -> None:
 
 def _refuse_forward(hookpoint: str, block: nn.Module) -> None:
     # torch.compile(block) has a forward() of its own; the block's is inside.
-    inner = block._modules.get("_orig_mod") or block
-    forward = _innermost(inner)
+    forward = _innermost(dict(block.named_children()).get("_orig_mod", block))
     if forward is not None:
         raise GuardNotEffective(
             f"the forward() of {hookpoint} was replaced by {_origin(forward)} (expected: the block's own, or one that "

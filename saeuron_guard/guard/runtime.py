@@ -106,9 +106,14 @@ class Runtime:
         def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._state.call = None
             timestep = _as_rows(self._argument("timestep", args, kwargs)) * self._timesteps_per_unit
+            sample = self._argument(self._arguments[0], args, kwargs)
+            if timestep.is_meta or getattr(sample, "is_meta", False):
+                raise GuardNotEffective(
+                    "the denoiser was called on the meta device, which computes shapes without data, so nothing can be "
+                    "guarded there; move the pipeline to a device, then attach the guard again"
+                )
             for hookpoint in self._tables:
                 self._tables_on(hookpoint, timestep.device).check_timestep(timestep)
-            sample = self._argument(self._arguments[0], args, kwargs)
             self._state.call = DenoiserCall(timestep, self._left_alone(sample))
 
         return note_timestep

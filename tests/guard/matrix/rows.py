@@ -158,7 +158,6 @@ _SPEED = tuple(
         ("processors", "`set_attn_processor` (as for xFormers)"),
         ("fused-qkv", "fused QKV projections"),
         ("freeu", "FreeU"),
-        ("forward-chunking", "feed-forward chunking"),
     )
 )
 
@@ -166,7 +165,8 @@ _CACHES = tuple(
     Row("caches and bypasses", *row)
     for row in (
         ("pab", "Pyramid Attention Broadcast"),
-        ("faster-cache", "FasterCache", "", "", "a UNet, the one small model that it can run on"),
+        ("half-batch", "code that runs the conditional half of a batch alone"),
+        ("faster-cache", "FasterCache", INEFFECTIVE, "timesteps; expected one timestep"),
         ("first-block-cache", "FirstBlockCache", INEFFECTIVE, "diffusers hook fbc_"),
         ("first-block-cache-shared", "FirstBlockCache of another pipeline", INEFFECTIVE, "diffusers hook fbc_"),
         ("taylorseer", "TaylorSeer", INEFFECTIVE, "diffusers hook taylorseer_cache"),

@@ -1,11 +1,11 @@
-"""Plays a row of the compatibility matrix: set up, attach, change, draw; then judges by the outcome that it promises."""
+"""Plays a row of the compatibility matrix: set up, attach, change, draw; then judges by the outcome it promises."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,10 +16,23 @@ from torch import Tensor
 from saeuron_guard.guard.guard import Guard
 from tests.guard.matrix.plain import plain_hooks
 from tests.guard.matrix.rows import EFFECTIVE, REFUSED, ROWS, Row
-from tests.tiny import draw, make_guard
+from tests.tiny import draw, make_config, make_guard
 
 Act = Callable[[Any], Any]
 """Something done to a pipeline."""
+
+
+def timed(guard: Guard) -> Guard:
+    """The same guard with other numbers at every timestep, so that it shows when a wrong one is looked up."""
+    points = []
+    for point in guard.config.hookpoints:
+        mean = tuple(0.5 + index / len(point.timesteps) for index in range(len(point.timesteps)))
+        rules = [
+            replace(rule, features=tuple(replace(edit, mean=mean) for edit in rule.features)) for rule in point.rules
+        ]
+        points.append(replace(point, rules=tuple(rules)))
+    config = make_config(points, fingerprint=guard.config.model_fingerprint, branches=guard.config.branches)
+    return Guard(config, guard._coders)
 
 
 def nothing(_pipe: Any) -> None:
@@ -52,13 +65,16 @@ def row(key: str) -> Row:
     return next(row for row in ROWS if row.key == key)
 
 
-def keys(cases: dict[str, Case]) -> Any:
-    """The decorator that runs a test for each of a module's rows."""
-    return pytest.mark.parametrize("key", sorted(cases))
+def keys(cases: Iterable[str], slow: Iterable[str] = ()) -> Any:
+    """The decorator that runs a test for each of a module's rows; those that take long with the slow ones."""
+    marks = {key: [pytest.mark.slow] if key in slow else [] for key in cases}
+    return pytest.mark.parametrize("key", [pytest.param(key, marks=marks[key]) for key in sorted(marks)])
 
 
 def play(key: str, case: Case, stock: Any) -> None:
     """Prove that what a row promises is so; ``stock``, a pipeline without a guard, is copied and left as it is."""
+    make = case.guard
+    case = replace(case, guard=lambda: timed(make()))
     if row(key).outcome == EFFECTIVE:
         prove_effective(case, stock)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from saeuron_guard.guard.guard import Guard
 from tests.guard.matrix.stage import Case, keys, play
-from tests.tiny import CHANNELS, draw, make_coder, make_config, make_guard, make_pipeline, make_point, make_rule
+from tests.tiny import CHANNELS, draw, make_coder, make_config, make_pipeline, make_point, make_rule
 
 HOOKPOINT = "unet.up_blocks.0.attentions.1"
-REGIONAL = ("regional-attach", "attach-regional")
+SLOW = ("compile-aot", "compile-in-place-attach", "attach-compile-in-place", "attach-regional")
 
 
 def guard_of_one(multiplier: float = -4.0) -> Guard:
@@ -94,16 +93,15 @@ CASES = {
     "attach-compile": case(after=wrap),
 }
 
-KEYS = (*CASES, "compile-detach")
-
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")  # dynamo's
-@keys(CASES)
+@keys(CASES, slow=SLOW)
 def test_compile(small: Any, key: str) -> None:
     """Graphs without the guard are noticed, graphs with it do as the hooks do."""
     play(key, CASES[key], small)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_compile_detach(small: Any) -> None:
     """The row compile-detach: no graph keeps a guard that was detached, nor takes another guard for it."""

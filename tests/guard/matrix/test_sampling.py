@@ -104,14 +104,12 @@ CASES = {
     "prompts": Case(call=partial(draw, prompt=["a pistol", "a cat"])),
     "not-square": Case(call=partial(draw, height=16, width=32)),
     "img2img": Case(before=into("StableDiffusionImg2ImgPipeline"), call=task(image=picture)),
-    "inpaint": Case(
-        before=into("StableDiffusionInpaintPipeline"), call=task(image=picture, mask_image=mask)
-    ),
+    "inpaint": Case(before=into("StableDiffusionInpaintPipeline"), call=task(image=picture, mask_image=mask)),
     "autocast": Case(call=contexts, alike=0.2),
 }
 
 
-@keys(CASES)
+@keys(CASES, slow=["100-steps"])
 def test_sampling(pipe: Any, key: str) -> None:
     """Whatever the scheduler, the number of steps, the guidance and the batch: as the matrix says."""
     play(key, CASES[key], pipe)

@@ -17,7 +17,8 @@ from torch import Tensor
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from tests.guard.matrix.plain import plain_hooks
-from tests.guard.matrix.stage import Case, compare, keys, nothing, play
+from tests.guard.matrix.rows import EFFECTIVE
+from tests.guard.matrix.stage import Case, compare, keys, nothing, play, row, timed
 from tests.tiny import draw, make_guard, make_pipeline, patch
 
 
@@ -143,13 +144,12 @@ CASES = {
     "other-model": Case(guard=lambda: make_guard(fingerprint="sha256:" + "0" * 64), call=nothing),
 }
 
-KEYS = (*SCENES, *CASES, "two-guards", "save")
 
-
-@pytest.mark.parametrize("key", sorted(SCENES))
+@keys(SCENES)
 def test_sharing(pipe: Any, key: str) -> None:
     """Pictures, pipelines and threads that share a guarded model: as the matrix says."""
-    pair = Pair(pipe, make_guard())
+    assert row(key).outcome == EFFECTIVE
+    pair = Pair(pipe, timed(make_guard()))
     try:
         SCENES[key](pair)
     finally:
