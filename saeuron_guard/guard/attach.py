@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 from saeuron_guard.guard import runtime as runtime_module
 from saeuron_guard.guard.branches import is_guided, stacks_branches, unconditional_rows
+from saeuron_guard.guard.bypass import refuse_bypasses
+from saeuron_guard.guard.denoisers import refuse_other_time, timesteps_per_unit
 from saeuron_guard.guard.graph_runtime import GraphGeneration, GraphRuntime
 from saeuron_guard.guard.runtime import CAUSES, Runtime
 from saeuron_guard.guard.tables import HookpointTables
@@ -79,19 +81,23 @@ class Attachment:
         known = branches == "conditional" and stacks_branches(type(pipe))
         self.gate = gate
         self.runtime: Runtime | GraphRuntime
+        scale = timesteps_per_unit(_original(site.denoiser))
         if gate == "exact":
             rows = functools.partial(unconditional_rows, pipe) if known else None
-            self.runtime = Runtime(tables, arguments, rows)
+            self.runtime = Runtime(tables, arguments, rows, scale)
         else:
-            self.runtime = GraphRuntime(tables, arguments, functools.partial(is_guided, pipe) if known else None)
+            guided = functools.partial(is_guided, pipe) if known else None
+            self.runtime = GraphRuntime(tables, arguments, guided, scale)
         self.handles: dict[str, RemovableHandle] = {}
         self._pipeline_class = type(pipe)
         self._guarded_class: type | None = None
+        self._modules = dict(site.denoiser.named_modules())
 
     def install(self) -> None:
         """Put the hooks and the watch over the pipeline's calls in place."""
         refuse_guarded(self.pipe, self.site)
         denoiser = self.site.denoiser
+        self.handles["denoiser's watch"] = denoiser.register_forward_pre_hook(self._watch())
         before, after = self.runtime.before_denoiser(), self.runtime.after_denoiser()
         self.handles["denoiser's start"] = denoiser.register_forward_pre_hook(before, with_kwargs=True)
         for hookpoint, block in self.site.blocks.items():
@@ -127,7 +133,7 @@ class Attachment:
         site = self.site
         if pipe is not self.pipe:
             raise GuardNotEffective(
-                "this pipeline is a copy of a guarded one, and the guard watches the original only. Detach before "
+                "this pipeline was made from a guarded one, and the guard watches the original only. Detach before "
                 "copying, then attach a guard to each."
             )
         if getattr(pipe, site.component, None) is not site.denoiser:
@@ -143,6 +149,23 @@ class Attachment:
                 f"{'removed' if gone else 'on blocks that are no longer part of the model'}; images are withheld. "
                 f"{CAUSES}"
             )
+        refuse_bypasses(self._modules, site.blocks)
+        refuse_other_time(pipe)
+
+    def _watch(self) -> Callable[[nn.Module, Any], None]:
+        """A forward pre-hook: refuses caches in each denoiser call, whichever pipeline or program makes it."""
+        site = self.site
+
+        def refuse_caches(denoiser: nn.Module, _args: Any) -> None:
+            if denoiser is site.denoiser:
+                refuse_bypasses(self._modules, site.blocks)
+            else:  # a copy, which took the hooks along
+                blocks = {hookpoint: block_at(denoiser, hookpoint) for hookpoint in site.blocks}
+                refuse_bypasses(dict(denoiser.named_modules()), blocks)
+
+        # It looks at every module, and torch.compile would guard its graphs on all of them.
+        untraced: Any = torch.compiler.disable
+        return untraced(refuse_caches)
 
 
 def _image_count(output: Any) -> int | None:
@@ -162,7 +185,10 @@ def device_of(denoiser: nn.Module) -> torch.device:
 def check_steps(pipe: Any, tally: Tally | GraphGeneration) -> None:
     """Raise GuardNotEffective when fewer denoiser calls were guarded than the pipeline made steps."""
     steps = getattr(pipe, "num_timesteps", None)
-    expected = steps if isinstance(steps, int) and not getattr(pipe, "interrupt", False) else 1
+    if not isinstance(steps, int):  # PixArt's don't say; they use all timesteps of their scheduler
+        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+        steps = len(timesteps) if isinstance(timesteps, torch.Tensor) else 1
+    expected = steps if not getattr(pipe, "interrupt", False) else 1
     if tally.calls < max(expected, 1):
         raise GuardNotEffective(
             f"expected at least {max(expected, 1)} guarded denoiser calls in this pipeline call, saw {tally.calls}; "
@@ -188,7 +214,7 @@ _MARK = "_saeuron_guarded"
 
 
 def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
-    """A subclass of a pipeline's class that differs in ``__call__`` alone.
+    """A subclass of a pipeline's class that differs in ``__call__``, and in that it refuses to be copied.
 
     It bears the same name, module and signature, because diffusers writes the class's name into saved pipelines and
     reads signatures to convert one pipeline into another.
@@ -198,9 +224,16 @@ def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return attachment.run(self, base.__call__, args, kwargs)
 
+    def refuse_copy(_self: Any, _protocol: Any) -> Any:
+        raise GuardNotEffective(
+            f"a guarded {base.__name__} can be neither copied nor pickled: the copy would have hooks that nobody "
+            "watches. Detach the guard first (or save_pretrained() and load), then attach a guard to each."
+        )
+
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    own = {"__call__": guarded_call, "__reduce_ex__": refuse_copy, _MARK: True}
     metaclass: Any = type(base)
-    return metaclass(base.__name__, (base,), {**names, "__call__": guarded_call, _MARK: True})
+    return metaclass(base.__name__, (base,), {**names, **own})
 
 
 def _original(module: nn.Module) -> nn.Module:

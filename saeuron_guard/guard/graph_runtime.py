@@ -63,6 +63,7 @@ class GraphRuntime:
     One pipeline call at a time: what is under way stands in tensors that all threads would share.
     ``guided``: whether the first half of a denoiser call's rows is the unconditional branch when it has the same
     content as the second; None where all rows are edited.
+    ``timesteps_per_unit``: what the denoiser's timestep is to be multiplied with to get the scheduler's.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class GraphRuntime:
         tables: Mapping[str, HookpointTables],
         arguments: Sequence[str],
         guided: Callable[[], bool] | None = None,
+        timesteps_per_unit: float = 1.0,
     ) -> None:
         self._tables = dict(tables)
         self._arguments = tuple(arguments)
         self._guided = guided
+        self._timesteps_per_unit = timesteps_per_unit
         self._counters: dict[str, Counters] = {}
         self._calls = torch.zeros((), dtype=torch.int64)
         self._far = torch.zeros((), dtype=torch.bool)
@@ -173,7 +176,8 @@ class GraphRuntime:
             sample, timestep = (
                 kwargs[name] if name in kwargs else args[names.index(name)] for name in (names[0], "timestep")
             )
-            self._timestep = torch.as_tensor(timestep, device=sample.device).to(torch.float32).reshape(-1)
+            value = torch.as_tensor(timestep, device=sample.device).to(torch.float32).reshape(-1)
+            self._timestep = value * self._timesteps_per_unit
             self._edited = self._edited_rows(sample)
             self._calls.add_(1)
             for tables in self._tables.values():
@@ -200,7 +204,7 @@ class GraphRuntime:
             tables, counters = self._tables[hookpoint], self._counters[hookpoint]
             x = positions_of(activation, tables.coder.config.d_in, hookpoint)
             rows = tables.at(self._timestep)
-            if self._edited is not None:
+            if self._edited is not None and self._edited.shape[0] == x.shape[0]:
                 active = rows.active.expand(x.shape[0], -1) & self._edited[:, None]
                 rows = type(rows)(rows.target.expand(x.shape[0], -1), rows.threshold.expand(x.shape[0], -1), active)
             grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
