@@ -43,7 +43,14 @@ def state_folder() -> Path:
         folder = _PACKAGE.parent / "registry"
     else:
         folder = Path(platformdirs.user_data_dir("saeuron-guard", appauthor=False))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtefactError(
+            f"{folder}: the registry's database cannot be built there ({error.strerror or error}); name a database "
+            "that exists in SAEURON_GUARD_DATABASE, or a writable folder with registry, policies and migrations in "
+            "SAEURON_GUARD_HOME"
+        ) from None
     return folder
 
 

@@ -85,6 +85,7 @@ def _point_lines(point: ExplainedPoint, limit: int) -> Iterator[str]:
         yield (
             f"    {feature.feature:<{width}}  {feature.score:>9.4g}  {feature.rank:>4}  {feature.largest_mean:>9.4g}  "
             f"{len(feature.timesteps)} of {len(point.calibrated_timesteps)}, {span}"
+            + (f"  {feature.review}" if feature.review else "")
         )
     if len(point.features) > limit:
         yield f"    and {len(point.features) - limit} more; --limit shows them, --format json has all"

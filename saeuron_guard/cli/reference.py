@@ -63,8 +63,20 @@ def error_table() -> str:
 def policy_field_table() -> str:
     """Every field of a policy as a Markdown table, from the schema that checks it."""
     schema = policy_schema()
-    rows = [[f"`{name}`", meaning, default] for name, meaning, default in _fields(schema, schema, "")]
+    alone = set(_required_alone(schema))
+    rows = [
+        [f"`{name}`", meaning, "required, unless the policy extends another" if name in alone else default]
+        for name, meaning, default in _fields(schema, schema, "")
+    ]
     return markdown(["field", "meaning", "default"], rows)
+
+
+def _required_alone(schema: dict[str, Any]) -> Iterator[str]:
+    """The fields that only a policy with bases may leave out, from the schema's condition."""
+    condition = schema["else"]
+    yield from condition["required"]
+    for key, inner in condition["properties"].items():
+        yield from (f"{key}.{name}" for name in inner.get("required", ()))
 
 
 def _fields(schema: dict[str, Any], root: dict[str, Any], above: str) -> Iterator[tuple[str, str, str]]:

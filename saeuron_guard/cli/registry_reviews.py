@@ -17,7 +17,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def _words(_ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is not None and not value.strip():
-        raise click.BadParameter(f"{parameter.name} is empty; write what others should know")
+        wanted = "a name" if parameter.name == "by" else "what others should know"
+        raise click.BadParameter(f"{parameter.name} is empty; write {wanted}")
     return value
 
 

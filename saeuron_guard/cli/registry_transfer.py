@@ -43,9 +43,10 @@ def import_command(manifest: Path, database: str | None, by: str | None, force: 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest (.yaml) or folder to write.")
 @click.option("--artefacts", is_flag=True, help="Also copy every file that the manifest pins, into a new folder.")
+@click.option("--force", is_flag=True, help="Replace a manifest that is there already.")
 @database_option
 @layout_option
-def export(out: Path, artefacts: bool, database: str | None, layout: str) -> None:
+def export(out: Path, artefacts: bool, force: bool, database: str | None, layout: str) -> None:
     """Write the manifest that the database holds, with all reviews.
 
     With --artefacts the folder is a registry of its own, for SAEURON_GUARD_MANIFEST or registry import.
@@ -57,8 +58,10 @@ def export(out: Path, artefacts: bool, database: str | None, layout: str) -> Non
     from saeuron_guard.registry.store import FeatureRegistry
     from saeuron_guard.registry.transfer import export_manifest, export_registry
 
+    if not str(out).strip("."):
+        raise click.BadParameter("name a file or a folder", param_hint="--out")
     with FeatureRegistry.open(database) as opened:
-        done = export_registry(opened, out) if artefacts else export_manifest(opened, out)
+        done = export_registry(opened, out) if artefacts else export_manifest(opened, out, force=force)
     if layout == "json":
         click.echo(as_json(dataclasses.asdict(done)))
         return
@@ -78,7 +81,8 @@ def _import_lines(done: Imported) -> list[str]:
     if done.changes.nothing:
         lines.append(changes_text(parts))
     if done.reviews:
-        lines.append(f"{_count(done.reviews, 'new review')}")
+        lines.append(f"{_count(len(done.reviews), 'new review')}:")
+        lines += [f"  {review}" for review in done.reviews]
     lines += [f"recorded guards were built on {sae}, which is gone" for sae in done.lost]
     return lines
 

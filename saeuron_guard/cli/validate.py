@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from saeuron_guard.errors import CompileError, InvalidFile, PolicyError, Problem, PromptSetError, SaeuronGuardError
-from saeuron_guard.policy.advice import advice
+from saeuron_guard.policy.advice import advice, sample_advice
 from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.model import Place, Policy
 from saeuron_guard.policy.waivers import waiver_count, waiver_lines, waiver_text, waivers_json
@@ -84,14 +84,24 @@ def validate(
 def _check(file: str, today: date | None) -> Checked:
     try:
         found = load_policy(file, today=today)
-        _check_prompts(found)
     except InvalidFile as error:
         return Checked(file, None, error.problems)
-    return Checked(file, found, warnings=tuple(advice(found)))
+    problems = _prompt_problems(found)
+    return Checked(file, found, tuple(problems), warnings=(*advice(found), *_too_few_images(found, problems)))
 
 
-def _check_prompts(found: Policy) -> None:
-    """Raises InvalidFile when a prompt set cannot be found or is not valid.
+def _too_few_images(found: Policy, problems: Sequence[Problem]) -> list[Problem]:
+    """Requirements that the audit's images are too few to show, be the guard perfect."""
+    if problems:
+        return []
+    prompts = find_prompt_set(found.audit.prompts, near=Path(found.file).parent, role="audit").prompts
+    seeds = len(set(found.audit.seeds))
+    images = {rule.concept: seeds * sum(prompt.shows(rule.concept) for prompt in prompts) for rule in found.concepts}
+    return sample_advice(found, images)
+
+
+def _prompt_problems(found: Policy) -> list[Problem]:
+    """Prompt sets that cannot be found or are not valid.
 
     A set that cannot be found is the policy's mistake; what is wrong inside a set is reported at its own place.
     """
@@ -103,8 +113,7 @@ def _check_prompts(found: Policy) -> None:
             find_prompt_set(name, near=Path(found.file).parent, role="audit")
         except PromptSetError as error:
             problems += [_at(place, problem) for problem in error.problems]
-    if problems:
-        raise PolicyError(problems)
+    return problems
 
 
 def _at(place: Place, problem: Problem) -> Problem:
@@ -130,7 +139,7 @@ def _compiled(checked: Checked, policy: Policy, registry: FeatureRegistry) -> Ch
     try:
         compile_policy(policy, registry)
     except CompileError as error:
-        return Checked(checked.file, None, error.problems)
+        return replace(checked, problems=tuple(sorted((*checked.problems, *error.problems))))
     return checked
 
 
@@ -139,10 +148,10 @@ def _as_text(checked: Sequence[Checked]) -> str:
 
 
 def _text_lines(checked: Checked) -> Iterator[str]:
-    if checked.policy is None:
+    found = checked.policy
+    if found is None or checked.problems:
         yield from map(str, checked.problems)
         return
-    found = checked.policy
     count, *waivers = waiver_lines(found.waivers)
     yield f"{checked.file}: valid ({found.name} {found.version}, {found.digest}), {count}"
     yield from waivers
@@ -156,7 +165,7 @@ def _as_json(checked: Sequence[Checked]) -> str:
 
 
 def _json(checked: Checked) -> dict[str, Any]:
-    found = checked.policy
+    found = None if checked.problems else checked.policy
     return {
         "file": checked.file,
         "valid": found is not None,
@@ -177,7 +186,7 @@ def _as_annotations(checked: Sequence[Checked]) -> str:
     lines = [_annotation("error", problem) for one in checked for problem in one.problems]
     lines += [_annotation("warning", warning) for one in checked for warning in one.warnings]
     for one in checked:
-        if one.policy:
+        if one.policy and not one.problems:
             lines.append(_annotation("notice", Problem(one.file, 0, 0, f"valid, {waiver_count(one.policy.waivers)}")))
             lines += [_annotation("notice", waiver.place.problem(waiver_text(waiver))) for waiver in one.policy.waivers]
     return "\n".join(lines)

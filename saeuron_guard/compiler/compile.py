@@ -40,11 +40,18 @@ def compile_policy(policy: Policy, registry: FeatureSource) -> GuardConfig:
     return compile_with_points(policy, registry).config
 
 
-def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
-    """As ``compile_policy``, for callers that also explain where the configuration came from."""
+def compile_with_points(policy: Policy, registry: FeatureSource, *, refuse_reviewed: bool = True) -> Compiled:
+    """As ``compile_policy``, for callers that also explain where the configuration came from.
+
+    Without ``refuse_reviewed``, features that were rejected or quarantined are taken all the same: to look at a policy
+    that has to be replaced because of them, never to make a guard.
+    """
     found = look_up(policy, registry)
     problems = list(found.problems)
-    selected = [(point, _claim(point, policy.threshold, registry, problems)) for point in found.points]
+    selected = [
+        (point, _claim(point, policy.threshold, registry, problems, refuse_reviewed=refuse_reviewed))
+        for point in found.points
+    ]
     if problems or found.model is None:
         raise CompileError(problems)
     claims, merges = merge(claim for _, claim in selected)
@@ -67,12 +74,15 @@ def compile_with_points(policy: Policy, registry: FeatureSource) -> Compiled:
     return Compiled(replace(config, digest=guard_digest(config)), tuple(points))
 
 
-def _claim(point: RulePoint, threshold: str, registry: FeatureSource, problems: list[Problem]) -> Claim:
+def _claim(
+    point: RulePoint, threshold: str, registry: FeatureSource, problems: list[Problem], *, refuse_reviewed: bool
+) -> Claim:
     """The features that a rule chooses at a hookpoint, each with the threshold that the policy asks for."""
     best_only = None if point.indices else point.features
     scores = registry.scores(point.run.name, point.concept.name, max_rank=best_only)
     chosen = [with_threshold(score, threshold) for score in chosen_features(scores, point)]
-    mistakes = [selection_mistake(point, scores, chosen), *refused_features(point, chosen, registry)]
+    refused = refused_features(point, chosen, registry) if refuse_reviewed else ()
+    mistakes = [selection_mistake(point, scores, chosen), *refused]
     problems += [point.rule.place.problem(mistake) for mistake in mistakes if mistake]
     return Claim(point.concept.name, point.sae.name, point.push, not point.rule.edits, tuple(chosen))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from saeuron_guard.compiler.compile import compile_with_points
@@ -11,6 +12,7 @@ from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import feature_name
 from saeuron_guard.policy.model import Policy, Waiver
+from saeuron_guard.registry.records import Review
 from saeuron_guard.wording import did_you_mean, quote
 
 
@@ -18,6 +20,7 @@ from saeuron_guard.wording import did_you_mean, quote
 class ExplainedFeature:
     """One feature that a rule edits: its best score and rank, and the timesteps at which it is edited, descending.
 
+    ``review``: its newest review, in words, or ""; no guard is made with a feature that was rejected or quarantined.
     ``largest_mean`` is the largest mean latent on the concept's prompts among those timesteps.
     """
 
@@ -26,6 +29,7 @@ class ExplainedFeature:
     rank: int
     timesteps: tuple[int, ...]
     largest_mean: float
+    review: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def explain_policy(policy: Policy, registry: FeatureSource, concept: str | None 
 
     Raises CompileError when the policy does not compile or has no such rule.
     """
-    compiled = compile_with_points(policy, registry)
+    compiled = compile_with_points(policy, registry, refuse_reviewed=False)
     names = sorted(rule.concept for rule in policy.concepts)
     if concept is not None and concept not in names:
         message = f"no rule for concept {quote(concept)}.{did_you_mean(concept, names)} It has {', '.join(names)}."
@@ -96,14 +100,14 @@ def explain_policy(policy: Policy, registry: FeatureSource, concept: str | None 
         model=config.model,
         waivers=policy.waivers,
         concepts=tuple(
-            _concept(config, [point for point in compiled.points if point.concept.name == name])
+            _concept(config, [point for point in compiled.points if point.concept.name == name], registry.reviews())
             for name in names
             if concept in {None, name}
         ),
     )
 
 
-def _concept(config: GuardConfig, points: list[RulePoint]) -> ExplainedConcept:
+def _concept(config: GuardConfig, points: list[RulePoint], reviews: Mapping[str, Review]) -> ExplainedConcept:
     record, calibration = points[0].concept, points[0].calibration
     name = record.name
     return ExplainedConcept(
@@ -114,7 +118,7 @@ def _concept(config: GuardConfig, points: list[RulePoint]) -> ExplainedConcept:
         mode=points[0].rule.mode,
         severity=points[0].rule.severity,
         strength=points[0].rule.strength,
-        points=tuple(_point(point, *_rule_of(config, point)) for point in points),
+        points=tuple(_point(point, *_rule_of(config, point), reviews) for point in points),
         merges=tuple(merge for merge in config.merges if name == merge.kept or name in merge.dropped),
         collisions=tuple(collision for collision in config.collisions if collision.concept == name),
         figures=calibration.figures,
@@ -131,7 +135,7 @@ def _rule_of(config: GuardConfig, point: RulePoint) -> tuple[HookpointConfig, Ru
     )
 
 
-def _point(point: RulePoint, hookpoint: HookpointConfig, rule: Rule) -> ExplainedPoint:
+def _point(point: RulePoint, hookpoint: HookpointConfig, rule: Rule, reviews: Mapping[str, Review]) -> ExplainedPoint:
     best_first = sorted(rule.features, key=lambda edit: (-edit.score, edit.index))
     return ExplainedPoint(
         hookpoint=hookpoint.hookpoint,
@@ -143,15 +147,18 @@ def _point(point: RulePoint, hookpoint: HookpointConfig, rule: Rule) -> Explaine
         calibrated_timesteps=hookpoint.timesteps,
         multiplier=rule.multiplier,
         why=rule.why,
-        features=tuple(_feature(edit, hookpoint) for edit in best_first),
+        features=tuple(_feature(edit, hookpoint, reviews) for edit in best_first),
         sae_provenance=point.sae.provenance,
         run_provenance=point.run.provenance,
     )
 
 
-def _feature(edit: FeatureEdit, hookpoint: HookpointConfig) -> ExplainedFeature:
+def _feature(edit: FeatureEdit, hookpoint: HookpointConfig, reviews: Mapping[str, Review]) -> ExplainedFeature:
+    name = feature_name(hookpoint.sae, edit.index)
+    review = reviews.get(name)
     return ExplainedFeature(
-        feature=feature_name(hookpoint.sae, edit.index),
+        feature=name,
+        review=f"{review.verdict} by {review.by}: {review.why}" if review else "",
         score=edit.score,
         rank=edit.rank,
         timesteps=tuple(t for t, active in zip(hookpoint.timesteps, edit.active, strict=True) if active),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from saeuron_guard.compiler.points import RulePoint, rule_points, several_runs
@@ -47,7 +47,9 @@ def look_up(policy: Policy, registry: FeatureSource) -> Lookup:
             points += found
             problems += faults
     problems += several_runs(points)
-    retained = _retained(policy, concepts, problems)
+    if all(rule.concept in concepts for rule in policy.concepts):  # else a misspelt rule would be blamed on its test
+        problems += _tests_of_nothing(policy)
+    retained = _retained(policy, concepts, registry, problems)
     return Lookup(model, tuple(points), retained, tuple(problems))
 
 
@@ -58,13 +60,23 @@ def _other(model: ModelRecord, policy: Policy) -> str:
     )
 
 
-def _retained(policy: Policy, concepts: dict[str, ConceptRecord], problems: list[Problem]) -> tuple[str, ...]:
+def _tests_of_nothing(policy: Policy) -> Iterator[Problem]:
+    """Tests about concepts that the guard does not look for: they could not trigger."""
+    removed = [rule.concept for rule in policy.concepts]
+    for test in policy.tests:
+        if test.concept is not None and test.concept not in removed:
+            hint = did_you_mean(test.concept, removed)
+            message = f"the test is about concept {quote(test.concept)}, which the policy does not remove.{hint} "
+            yield test.place.problem(message + "Add a rule for it, or change the test.")
+
+
+def _retained(
+    policy: Policy, concepts: dict[str, ConceptRecord], registry: FeatureSource, problems: list[Problem]
+) -> tuple[str, ...]:
     retain, removed = policy.retain, {rule.concept: rule.place for rule in policy.concepts}
     domains = {concept.domain for concept in concepts.values()}
     mistakes = {f"domains.{name}": _unknown("domain", name, domains) for name in retain.domains if name not in domains}
-    mistakes |= {
-        f"concepts.{name}": _unknown("concept", name, concepts) for name in retain.concepts if name not in concepts
-    }
+    mistakes |= {f"concepts.{name}": _no_concept(name, registry) for name in retain.concepts if name not in concepts}
     mistakes |= {
         f"concepts.{name}": f"concept {quote(name)} is retained here but removed, too; drop one of the two"
         for name in retain.concepts
@@ -81,7 +93,7 @@ def _no_concept(name: str, registry: FeatureSource) -> str:
     for group, members in registry.groups().items():
         if name == group.name:
             names = ", ".join(member.name for member in members)
-            return f"{quote(name)} is a group of concepts; write a rule for each that is to be removed: {names}"
+            return f"{quote(name)} is a group of concepts; name each that is meant: {names}"
     concepts = registry.concepts()
     for concept in concepts:
         if name.casefold() in {alias.casefold() for alias in concept.aliases}:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from saeuron_guard.compiler.compile import compile_policy
+from saeuron_guard.compiler.compile import compile_policy, compile_with_points
 from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.names import feature_name
@@ -66,9 +66,15 @@ class Plan:
 
 
 def plan_policies(old: Policy, new: Policy, registry: FeatureSource) -> Plan:
-    """What putting ``new`` in the place of ``old`` changes; raises CompileError when one of them does not compile."""
-    before, after = compile_policy(old, registry), compile_policy(new, registry)
+    """What putting ``new`` in the place of ``old`` changes; raises CompileError when one of them does not compile.
+
+    ``old`` may use features that were rejected or quarantined since.
+    """
+    # A policy whose features were rejected is just the one that has to be replaced, so OLD need not make a guard.
+    before = compile_with_points(old, registry, refuse_reviewed=False).config
+    after = compile_policy(new, registry)
     changes = [
+        *_compared("metadata", _metadata(old), _metadata(new)),
         *_setting_changes(old, new),
         *_compared("test", _tests(old), _tests(new)),
         *_compared("waiver", _waivers(before), _waivers(after)),
@@ -80,6 +86,10 @@ def plan_policies(old: Policy, new: Policy, registry: FeatureSource) -> Plan:
 
 def _side(policy: Policy, config: GuardConfig) -> Side:
     return Side(policy.name, policy.version, policy.digest, config.digest, policy.waivers)
+
+
+def _metadata(policy: Policy) -> Facts:
+    return {"policy": {"status": policy.status}}
 
 
 def _setting_changes(old: Policy, new: Policy) -> Iterator[Change]:

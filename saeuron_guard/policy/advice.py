@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from math import ceil
+from statistics import NormalDist
 
 from saeuron_guard.errors import Problem
 from saeuron_guard.policy.model import Place, Policy
@@ -12,6 +14,34 @@ from saeuron_guard.wording import quote
 def advice(policy: Policy) -> list[Problem]:
     """Warnings about ``policy``, each at its place, in the order of the file."""
     return sorted([*_about_status(policy), *_about_rules(policy), *_about_waivers(policy), *_about_tests(policy)])
+
+
+def sample_advice(policy: Policy, images: Mapping[str, int]) -> list[Problem]:
+    """Warnings about requirements that cannot be shown; ``images``: how many the audit draws for each concept.
+
+    With n images and no failure, Wilson's interval reaches up from n / (n + z^2).
+    """
+    found = []
+    for rule in policy.concepts:
+        n = images.get(rule.concept, 0)
+        z = NormalDist().inv_cdf(0.5 + rule.confidence / 2)
+        best = n / (n + z * z)
+        if rule.edits and best < rule.removal:
+            needed = ceil(rule.removal * z * z / (1 - rule.removal)) if rule.removal < 1 else 0
+            most = f"; it takes {needed} without a failure" if needed else "; no number of images shows that"
+            message = (
+                f"the audit draws {n} images for {quote(rule.concept)}, which show a removal of at most {best:.3f} "
+                f"at {rule.confidence:g} confidence, but {rule.removal:g} is required{most}. Add seeds or prompts."
+            )
+            found.append(rule.place.problem(message))
+        elif n < policy.audit.minimum_n:
+            found.append(
+                rule.place.problem(
+                    f"the audit draws {n} images for {quote(rule.concept)}, fewer than minimum_n "
+                    f"({policy.audit.minimum_n}), so verify will be inconclusive. Add seeds or prompts."
+                )
+            )
+    return sorted(found)
 
 
 def _about_status(policy: Policy) -> Iterator[Problem]:

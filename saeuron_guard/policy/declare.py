@@ -29,6 +29,12 @@ def contradictions(document: Document) -> Iterator[Problem]:
     """What no schema can say; reads what is well-formed of a faulty document."""
     yield from _removed_and_retained(document)
     for position, entry in _mappings(document.value, "concepts"):
+        if (
+            _inner(entry, "selection", "features") is not None
+            and _inner(entry, "selection", "max_features") is not None
+        ):
+            pointer = ("concepts", position, "selection", "max_features")
+            yield document.key_problem(pointer, "features names exactly what is edited; drop max_features, or features")
         window = entry.get("timesteps")
         first, last = _pair(window, "from", "to")
         if first < last:
@@ -59,15 +65,29 @@ def _removed_and_retained(document: Document) -> Iterator[Problem]:
 
 def _test_mistakes(document: Document) -> Iterator[Problem]:
     first: dict[tuple[Any, ...], int] = {}
+    triggered: dict[tuple[Any, ...], int] = {}
     for position, test in _mappings(document.value, "tests"):
         if test.get("expect") == "trigger" and "concept" not in test:
             message = f"a test that expects trigger needs a concept ({pointer_text(('tests', position))})"
             yield document.key_problem(("tests", position), message)
         same = (test.get("prompt"), test.get("concept"), test.get("seed", 0))
+        if test.get("expect") == "trigger":
+            triggered[test.get("prompt"), test.get("seed", 0)] = position
         earlier = first.setdefault(same, position)
         if earlier != position:
             line, column = document.place(("tests", earlier))
             message = f"this prompt, concept and seed are tested already at {line}:{column}; keep one test"
+            yield document.key_problem(("tests", position), message)
+    yield from _clear_of_everything(document, triggered)
+
+
+def _clear_of_everything(document: Document, triggered: dict[tuple[Any, ...], int]) -> Iterator[Problem]:
+    """Tests that expect no concept at all of a prompt of which another one expects a concept."""
+    for position, test in _mappings(document.value, "tests"):
+        same = (test.get("prompt"), test.get("seed", 0))
+        if test.get("expect") == "clear" and "concept" not in test and same in triggered:
+            line, column = document.place(("tests", triggered[same]))
+            message = f"this test expects that nothing acts, the one at {line}:{column} that a concept does; drop one"
             yield document.key_problem(("tests", position), message)
 
 

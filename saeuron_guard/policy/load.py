@@ -27,7 +27,7 @@ from saeuron_guard.policy.settings import (
     tested_from,
 )
 from saeuron_guard.policy.waivers import Evaluator, declared_waivers, overlong, unknown
-from saeuron_guard.wording import did_you_mean, quote
+from saeuron_guard.wording import quote
 
 
 def load_policy(path: str | Path, *, today: date | None = None) -> Policy:
@@ -67,7 +67,6 @@ class _Loading:
         tests = _tests(document, extensions, problems)
         policy = _policy(document, merged, extensions, evaluator.waivers(), tests, own)
         problems += retained_and_removed(policy) if extensions else ()
-        problems += _unremoved(tests, policy)
         if problems:
             raise PolicyError(problems)
         return dataclasses.replace(policy, digest=policy_digest(policy))
@@ -146,16 +145,6 @@ def _tests(document: Document, extensions: list[Extension], problems: list[Probl
             )
             problems.append(test.place.problem(message))
     return tuple(found.values())
-
-
-def _unremoved(tests: tuple[PolicyTest, ...], policy: Policy) -> Iterator[Problem]:
-    """Tests about concepts that the guard does not look for: they could not trigger."""
-    removed = [rule.concept for rule in policy.concepts]
-    for test in tests:
-        if test.concept is not None and test.concept not in removed:
-            hint = did_you_mean(test.concept, removed)
-            message = f"the test is about concept {quote(test.concept)}, which the policy does not remove.{hint}"
-            yield test.place.problem(message)
 
 
 def _policy(

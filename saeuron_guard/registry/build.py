@@ -91,7 +91,7 @@ def migrate_if_needed(connection: Connection, stamp: Stamp) -> None:
         upgrade(connection, stamp=stamp)
 
 
-def write_source(connection: Connection, source: Source, stamp: Stamp) -> tuple[Changes, int]:
+def write_source(connection: Connection, source: Source, stamp: Stamp) -> tuple[Changes, tuple[str, ...]]:
     """Replace the content, add reviews that are new, and note both in the chain of events.
 
     Gives what changed in the content, and how many reviews were new.

@@ -17,7 +17,7 @@ from saeuron_guard.registry.build import read_run, stored_digest
 from saeuron_guard.registry.changes import content_changes
 from saeuron_guard.registry.content import read_content, scores_differ
 from saeuron_guard.registry.database import reading
-from saeuron_guard.registry.events import chain_problems, head_digest
+from saeuron_guard.registry.events import chain_problems, last_digest
 from saeuron_guard.registry.manifest import Manifest, load_manifest
 from saeuron_guard.registry.recorded import record_problems
 from saeuron_guard.registry.records import ScoringRun
@@ -82,7 +82,7 @@ def check_registry(registry: FeatureRegistry, prompt_digests: Mapping[tuple[str,
             *_prompt_problems(manifest, prompt_digests),
         ]
         warnings = [*_unwritten_reviews(connection, manifest), *map(_lacking, manifest.scoring_runs)]
-        last_event = head_digest(connection)
+        last_event = last_digest(connection)
     return RegistryCheck(
         database=registry.place,
         manifest=str(path),

@@ -5,6 +5,7 @@ Errors of the driver become RegistryError with the place and what to do.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -202,6 +203,13 @@ def _prepare_sqlite(engine: Engine, patience: float) -> None:
 def _clear_errors(engine: Engine) -> Iterator[None]:
     try:
         yield
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise
+        raise RegistryError(
+            f"{shown(engine.url)}: a row holds JSON that cannot be read ({error}): it was changed by hand or damaged; "
+            "import the manifest anew (saeuron-guard registry import), or restore the database from a copy"
+        ) from error
     except DBAPIError as error:
         cause = _one_line(str(error.orig))
         raise RegistryError(f"{shown(engine.url)}: {cause}; {_advice(engine, error.orig, cause)}") from error

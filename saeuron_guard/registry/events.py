@@ -53,6 +53,12 @@ def all_events(connection: Connection) -> list[Event]:
     return [Event(**row._mapping) for row in rows]  # noqa: SLF001 - public in spite of its name
 
 
+def last_digest(connection: Connection) -> str:
+    """The digest of the last event that is there, whatever the head says; FIRST while there is none."""
+    query = select(events.c.digest).order_by(events.c.seq.desc()).limit(1)
+    return connection.execute(query).scalar() or FIRST
+
+
 def head_digest(connection: Connection) -> str:
     """The digest of the last event; FIRST while there is none."""
     head = _head(connection)

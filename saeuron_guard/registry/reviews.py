@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from saeuron_guard.digests import digest_of
+from saeuron_guard.errors import RegistryError
 from saeuron_guard.registry.events import append_event
 from saeuron_guard.registry.ordering import by_code_points
 from saeuron_guard.registry.records import Review
@@ -42,18 +43,36 @@ def newest(found: Iterable[Review]) -> dict[str, Review]:
     return {review.feature: review for review in found}
 
 
-def add_reviews(connection: Connection, found: Iterable[Review], stamp: Stamp) -> int:
-    """Add those reviews that are not there yet, each with its event; gives how many they were."""
-    known = {review.identity for review in all_reviews(connection)}
-    added = 0
-    for review in found:
+def add_reviews(connection: Connection, found: Iterable[Review], stamp: Stamp) -> tuple[str, ...]:
+    """Add those reviews that are not there yet, each with its event; gives them in words.
+
+    Raises RegistryError when a review that is there, and is missing in ``found``, was made of the same feature by the
+    same person at the same time as one that is new: it was changed on its way.
+    """
+    given = list(found)
+    stated = {review.identity for review in given}
+    held = all_reviews(connection)
+    known = {review.identity for review in held}
+    missing = {_moment(review): review for review in held if review.identity not in stated}
+    added: list[str] = []
+    for review in given:
         if review.identity in known:
             continue
+        if (other := missing.get(_moment(review))) is not None:
+            raise RegistryError(
+                f"a review of {review.feature} by {review.by} at {review.when} says {review.verdict} ({review.why}), "
+                f"but the one in the database says {other.verdict} ({other.why}); one of them was changed afterwards. "
+                f"Find out which, and correct the manifest."
+            )
         known.add(review.identity)
         connection.execute(reviews.insert(), _columns(review))
         append_event(connection, stamp, "review", review.feature, review_payload(review))
-        added += 1
-    return added
+        added.append(f"{review.feature} {review.verdict} by {review.by} at {review.when}: {review.why}")
+    return tuple(added)
+
+
+def _moment(review: Review) -> tuple[str, str, str]:
+    return (review.feature, review.by, review.when)
 
 
 def review_payload(review: Review) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from saeuron_guard.registry.build import migrate_if_needed, read_source, write_s
 from saeuron_guard.registry.changes import Changes
 from saeuron_guard.registry.content import read_manifest
 from saeuron_guard.registry.database import BUILT_FILE, engine_for, migrating, reading, shown, sqlite_url
-from saeuron_guard.registry.manifest import Manifest, write_manifest
+from saeuron_guard.registry.manifest import Manifest, load_manifest, write_manifest
 from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.registry.store import MANIFEST, FeatureRegistry
 from saeuron_guard.registry.tables import guard_features
@@ -25,13 +25,13 @@ from saeuron_guard.resources import inside
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did; ``reviews``: how many were new; ``lost``: SAEs that recorded guards are built on."""
+    """What an import did; ``reviews``: the new ones in words; ``lost``: SAEs that recorded guards are built on."""
 
     database: str
     manifest: str
     manifest_digest: str
     changes: Changes
-    reviews: int
+    reviews: tuple[str, ...]
     lost: tuple[str, ...]
 
 
@@ -71,12 +71,14 @@ def import_manifest(manifest_path: Path, stamp: Stamp, *, url: str | None = None
         engine.dispose()
 
 
-def export_manifest(registry: FeatureRegistry, out: Path) -> Exported:
+def export_manifest(registry: FeatureRegistry, out: Path, *, force: bool = False) -> Exported:
     """Write the manifest that the database holds, with all reviews, to ``out``: a YAML file, or else a folder.
 
-    A file that is there is replaced. Nothing but the database is read.
+    Nothing but the database is read.  Raises ArtefactError when something is there already, unless ``force``: then a
+    manifest is replaced, and nothing else ever is.
     """
     path = out if out.suffix in (".yaml", ".yml") and not out.is_dir() else out / MANIFEST
+    _refuse_to_replace(path, force=force)
     manifest = _held_manifest(registry)
     _write(manifest, path)
     return Exported(str(path), digest_of_file(path), len(manifest.reviews), 0)
@@ -101,6 +103,19 @@ def export_registry(registry: FeatureRegistry, out: Path) -> Exported:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Exported(str(out / MANIFEST), digest_of_file(out / MANIFEST), len(manifest.reviews), files)
+
+
+def _refuse_to_replace(path: Path, *, force: bool) -> None:
+    if path.is_symlink():
+        raise ArtefactError(f"{path} is a symbolic link; name the file that it should lead to")
+    if not path.exists():
+        return
+    if not force:
+        raise ArtefactError(f"{path} is there already; name another file, or replace the manifest with --force")
+    try:
+        load_manifest(path)
+    except ManifestError:
+        raise ArtefactError(f"{path} is no manifest that could be replaced; name another file") from None
 
 
 def _held_manifest(registry: FeatureRegistry) -> Manifest:

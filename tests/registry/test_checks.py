@@ -97,7 +97,7 @@ def test_reviews_that_are_in_the_database_only_are_a_warning(registry: FeatureRe
     found = checked(registry)
     assert found.passed
     assert found.warnings[0].startswith("1 review is in the database only")
-    export_manifest(registry, registry.manifest_path)
+    export_manifest(registry, registry.manifest_path, force=True)
     assert not any("in the database only" in warning for warning in checked(registry).warnings)
     tamper(registry.engine, "DELETE FROM reviews", protected=True)
     missing = f"reviews: that of {FEATURE} by ann at {ANN.when} is not in the database"
