@@ -15,7 +15,7 @@ from tests.guard.matrix.stage import Case, keys, play
 from tests.tiny import CHANNELS, draw, make_coder, make_config, make_pipeline, make_point, make_rule
 
 HOOKPOINT = "unet.up_blocks.0.attentions.1"
-SLOW = ("compile-aot", "compile-in-place-attach", "attach-compile-in-place", "attach-regional")
+SLOW = ("compile-attach", "compile-aot", "compile-in-place-attach", "attach-compile-in-place")
 
 
 def guard_of_one(multiplier: float = -4.0) -> Guard:

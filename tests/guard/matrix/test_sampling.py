@@ -109,7 +109,7 @@ CASES = {
 }
 
 
-@keys(CASES, slow=["100-steps"])
+@keys(CASES)
 def test_sampling(pipe: Any, key: str) -> None:
     """Whatever the scheduler, the number of steps, the guidance and the batch: as the matrix says."""
     play(key, CASES[key], pipe)
