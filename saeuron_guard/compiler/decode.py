@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from saeuron_guard.wording import describe, quote
@@ -19,10 +20,15 @@ class MalformedError(ValueError):
 def decode(kind: type[T], value: Any, where: str) -> T:
     """``value`` as ``kind``: a dataclass of such types, ``tuple[X, ...]``, str, bool, int or float.
 
+    Any of them may be ``X | None``.
     ``where`` is the place of ``value`` in the document, for messages.
     Raises MalformedError for missing and unknown keys, other types (true is not a number) and numbers that are not
     finite.
     """
+    if get_origin(kind) is UnionType:
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        if value is None:
+            return cast(T, None)
     if is_dataclass(kind):
         return cast(T, _decode_object(kind, value, where))
     if get_origin(kind) is tuple:
