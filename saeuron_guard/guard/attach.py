@@ -14,7 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 from saeuron_guard.guard import runtime as runtime_module
 from saeuron_guard.guard.branches import stacks_branches, unconditional_rows
+from saeuron_guard.guard.recording import Recorder, recorded, request_of
 from saeuron_guard.guard.runtime import CAUSES, Runtime
+from saeuron_guard.guard.succession import Succession
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
 
@@ -58,9 +60,21 @@ def block_at(denoiser: nn.Module, hookpoint: str) -> nn.Module:
 
 
 class Attachment:
-    """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``."""
+    """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``.
 
-    def __init__(self, pipe: Any, site: Site, tables: Mapping[str, HookpointTables], branches: str = "all") -> None:
+    ``recorder`` keeps what was decided of each image.  With a ``predecessor``, ``install`` puts the hooks beside that
+    one's, which stays active until ``succession.hand_over``.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        site: Site,
+        tables: Mapping[str, HookpointTables],
+        branches: str = "all",
+        recorder: Recorder | None = None,
+        predecessor: Attachment | None = None,
+    ) -> None:
         arguments = list(inspect.signature(type(_original(site.denoiser)).forward).parameters)[1:]
         if "timestep" not in arguments:
             raise ModelMismatch(f"{type(site.denoiser).__name__} takes no timestep; expected a diffusers denoiser")
@@ -70,39 +84,53 @@ class Attachment:
         rows = functools.partial(unconditional_rows, pipe) if known else None
         self.runtime = Runtime(tables, arguments, rows)
         self.handles: dict[str, RemovableHandle] = {}
-        self._pipeline_class = type(pipe)
-        self._guarded_class: type | None = None
+        self.recorder = recorder
+        self.succession: Succession[Attachment] = predecessor.succession if predecessor else Succession(self)
+        self.runtime.acts = functools.partial(self.succession.acts, self)
+        self.stock_class: type = predecessor.stock_class if predecessor else type(pipe)
+        self.watched_class: type | None = predecessor.watched_class if predecessor else None
 
     def install(self) -> None:
         """Put the hooks and the watch over the pipeline's calls in place."""
-        refuse_guarded(self.pipe, self.site)
+        former = self.succession.active
+        if former is self:
+            refuse_guarded(self.pipe, self.site)
+        else:
+            refuse_succession(former, self.site)
         denoiser = self.site.denoiser
         before, after = self.runtime.before_denoiser(), self.runtime.after_denoiser()
         self.handles["denoiser's start"] = denoiser.register_forward_pre_hook(before, with_kwargs=True)
         for hookpoint, block in self.site.blocks.items():
             self.handles[hookpoint] = block.register_forward_hook(self.runtime.at_hookpoint(hookpoint))
         self.handles["denoiser's end"] = denoiser.register_forward_hook(after, always_call=True)
-        self._guarded_class = guarded_class(self._pipeline_class, self)
-        self.pipe.__class__ = self._guarded_class
+        if self.watched_class is None:
+            self.watched_class = guarded_class(self.stock_class, self.succession)
+            self.pipe.__class__ = self.watched_class
 
-    def remove(self) -> None:
-        """Take everything out again; the pipeline is then as it was."""
+    def retire(self) -> None:
+        """Take the hooks out again; the watch over the pipeline's calls is the successor's."""
         for handle in self.handles.values():
             handle.remove()
         self.handles.clear()
-        if type(self.pipe) is self._guarded_class:
-            self.pipe.__class__ = self._pipeline_class
+
+    def remove(self) -> None:
+        """Take everything out again; the pipeline is then as it was."""
+        self.retire()
+        if type(self.pipe) is self.watched_class:
+            self.pipe.__class__ = self.stock_class
 
     def run(self, pipe: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one pipeline call; its images leave only if the guard ran in every denoising step of it."""
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
-        self.check_in_place(pipe)
-        with self.runtime.generation() as generation:
-            output = call(pipe, *args, **kwargs)
-            generation.images.images = _image_count(output)
-        self.check_in_place(pipe)
-        check_steps(pipe, generation.tally)
+        with recorded(self.recorder, request_of(call, pipe, args, kwargs)) as record:
+            self.check_in_place(pipe)
+            with self.runtime.generation() as generation:
+                record.generation = generation
+                output = call(pipe, *args, **kwargs)
+                generation.images.images = _image_count(output)
+            self.check_in_place(pipe)
+            check_steps(pipe, generation.tally)
         return output
 
     def check_in_place(self, pipe: Any) -> None:
@@ -145,6 +173,21 @@ def check_steps(pipe: Any, tally: Tally) -> None:
         )
 
 
+def refuse_succession(former: Attachment, site: Site) -> None:
+    """Raise unless a guard at ``site`` can follow ``former``, which has to be in place itself."""
+    former.check_in_place(former.pipe)
+    if site.denoiser is not former.site.denoiser:
+        raise ModelMismatch(
+            f"the guard is for pipe.{site.component}, the active one for pipe.{former.site.component}; detach that one "
+            "and attach the other"
+        )
+    if _compiled(site.denoiser):
+        raise GuardNotEffective(
+            f"pipe.{site.component} is compiled as a whole, and hooks that are put in now would be ignored; detach the "
+            "guard, load the model anew and attach the other guard before it is compiled"
+        )
+
+
 def refuse_guarded(pipe: Any, site: Site) -> None:
     """Raise GuardNotEffective when the denoiser, or the pipeline, already carries a guard's hooks."""
     hooks = site.denoiser._forward_pre_hooks.values()  # noqa: SLF001 - torch has no public list of hooks
@@ -162,7 +205,7 @@ def refuse_guarded(pipe: Any, site: Site) -> None:
 _MARK = "_saeuron_guarded"
 
 
-def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
+def guarded_class(base: type[Any], succession: Succession[Attachment]) -> type[Any]:
     """A subclass of a pipeline's class that differs in ``__call__`` alone.
 
     It bears the same name, module and signature, because diffusers writes the class's name into saved pipelines and
@@ -171,11 +214,17 @@ def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
 
     @functools.wraps(base.__call__)
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return attachment.run(self, base.__call__, args, kwargs)
+        with succession.turn() as attachment:
+            return attachment.run(self, base.__call__, args, kwargs)
 
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
     metaclass: Any = type(base)
     return metaclass(base.__name__, (base,), {**names, "__call__": guarded_call, _MARK: True})
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has wrapped ``module`` or replaced its call."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _original(module: nn.Module) -> nn.Module:

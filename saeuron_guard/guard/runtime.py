@@ -77,6 +77,8 @@ class Runtime:
         self._unconditional_rows = unconditional_rows
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
+        self.acts: Callable[[], bool] = lambda: True
+        """Whether the model's calls in this thread are this guard's to watch; only guards in succession differ."""
         self._total = Tally()
         self._last = ImageTally()
         self._lock = threading.Lock()
@@ -119,6 +121,8 @@ class Runtime:
 
         def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self._state.call = None
+            if not self.acts():
+                return
             timestep = _as_rows(self._argument("timestep", args, kwargs))
             for hookpoint in self._tables:
                 self._tables_on(hookpoint, timestep.device).check_timestep(timestep)
@@ -131,6 +135,8 @@ class Runtime:
         """A forward hook: edits the block's output for the timestep of the denoiser call under way."""
 
         def edit_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if not self.acts():
+                return output
             call = self._state.call
             if call is None:
                 raise GuardNotEffective(
@@ -148,7 +154,7 @@ class Runtime:
 
         def check_passes(_module: nn.Module, _args: Any, output: Any) -> None:
             call, self._state.call = self._state.call, None
-            if output is None:  # an exception is on its way; nothing left the denoiser
+            if output is None or not self.acts():  # None: an exception is on its way; nothing left the denoiser
                 return
             passed = set(call.passes) if call else set()
             missing = [hookpoint for hookpoint in self._tables if hookpoint not in passed]
