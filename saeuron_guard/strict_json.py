@@ -7,15 +7,15 @@ from typing import Any, Final
 
 from saeuron_guard.wording import quote
 
-_MOST_DIGITS: Final = 18
-"""Whole numbers of so many digits fit into 64 bits; nothing that is stored as JSON counts further."""
+_MOST_DIGITS: Final = 20
+"""Those of the largest number of 64 bits, such as a seed; nothing that is stored as JSON counts further."""
 
 
 def read_json(text: str) -> Any:
     """The value of ``text``.
 
     Raises ValueError, with a message of one short line, for what is no JSON, names a key twice in one object, holds
-    NaN, infinities or whole numbers beyond 64 bits, or is nested deeper than Python's stack.
+    NaN, infinities or whole numbers of more than 20 digits, or is nested deeper than Python's stack.
     """
     try:
         return json.loads(

@@ -1,4 +1,4 @@
-"""``guard``: look into a compiled guard without loading a model."""
+"""``guard inspect``: look into a compiled guard without loading a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def guard() -> None:
-    """Look into a compiled guard."""
+    """Look into a compiled guard, and into what guards decided."""
 
 
 @guard.command()
