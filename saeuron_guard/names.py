@@ -36,6 +36,13 @@ mean: the mean over all concepts of the domain, as in SAeUron's paper.
 ACTIONS: Final = ("scale", "replace", "reflect", "detect")
 """What is done where a concept fires; the first is the default, the last edits nothing."""
 
+GATES: Final = ("exact", "threshold")
+"""How a guard decides where a feature fires; the first is the default.
+
+exact: above its threshold and among the top k of the dictionary, as the SAE was trained.
+threshold: above its threshold alone, which needs no host synchronisation.
+"""
+
 MODES: Final = ("observe", "warn", "enforce")
 """Whether a rule's action is carried out, mildest first; only enforce, the default, edits anything."""
 

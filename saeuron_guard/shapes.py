@@ -2,8 +2,8 @@
 
 One letter or word, one meaning, wherever it appears: ``batch`` rows of a batch, ``pos`` positions (h * w of a map, or
 tokens), ``d_in`` channels at a hookpoint, ``latents`` the dictionary of an SAE, ``k`` how many of them may fire,
-``features`` the selected ones, ``rows`` 1 or ``batch`` (a timestep for all rows, or one for each), ``places``
-(batch, pos) pairs picked out, ``times`` calibrated timesteps.
+``features`` the selected ones, ``columns`` some of these, ``rows`` 1 or ``batch`` (a timestep for all rows, or one for
+each), ``places`` (batch, pos) pairs picked out, ``times`` calibrated timesteps.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ Activations: TypeAlias = Float[Tensor, "batch pos d_in"]
 Latents: TypeAlias = Float32[Tensor, "batch pos latents"]
 SelectedLatents: TypeAlias = Float32[Tensor, "batch pos features"]
 FeatureIndices: TypeAlias = Int64[Tensor, "features"]
+
+ColumnIndices: TypeAlias = Int64[Tensor, "columns"]
 
 PlaceActivations: TypeAlias = Float[Tensor, "places d_in"]
 PlaceFeatures: TypeAlias = Float32[Tensor, "places features"]

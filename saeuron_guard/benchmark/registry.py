@@ -42,12 +42,24 @@ _LIBRARIES: Final = ("click", "jsonschema", "numpy", "PyYAML", "safetensors", "S
 
 
 @dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks that give seconds: ``wall``, and ``processor`` of this process and of those that it waited for."""
+
+    wall: Callable[[], float]
+    processor: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of each repetition of ``work``; ``target`` is what their median may be, if anything was promised."""
+    """Seconds of each repetition of ``work``; ``target`` is what their median may be, if anything was promised.
+
+    ``processor``: seconds of processors in each repetition, by which a busy machine is known.
+    """
 
     work: str
     where: str
     seconds: tuple[float, ...]
+    processor: tuple[float, ...]
     target: float | None
 
     @property
@@ -77,13 +89,13 @@ class RegistryBenchmark:
         return all(timing.met is not False for timing in self.timings)
 
 
-def run_benchmark(folder: Path, size: Size, repeats: int, clock: Callable[[], float], log: Log) -> RegistryBenchmark:
-    """Make a registry below the empty ``folder`` and time work on it; ``clock`` gives seconds.
+def run_benchmark(folder: Path, size: Size, repeats: int, clock: Clock, log: Log) -> RegistryBenchmark:
+    """Make a registry below the empty ``folder`` and time work on it.
 
     Raises CannotEvaluate when a command fails.
     """
     machine = machine_facts()
-    notes = Notes(clock, log)
+    notes = Notes(clock.wall, log)
     policy = write_home(folder, size, notes)
     manifest = folder / "registry" / MANIFEST
     with FeatureRegistry.built(manifest=manifest) as registry:
@@ -91,11 +103,11 @@ def run_benchmark(folder: Path, size: Size, repeats: int, clock: Callable[[], fl
     concept, feature = _shown(size, guard)
     timings = []
     for work, target, act in _in_process(policy, manifest, concept, feature):
-        timings.append(Timing(work, "in process", _seconds(act, repeats, clock), target))
+        timings.append(Timing(work, "in process", *_timed(act, repeats, clock), target))
         log(f"{work}: {timings[-1].median:.3f} s")
     for work, target, arguments in _commands(policy, folder / "guard", concept, feature):
         act = _command(folder, arguments)
-        timings.append(Timing(work, "whole process", _seconds(act, repeats, clock), target))
+        timings.append(Timing(work, "whole process", *_timed(act, repeats, clock), target))
         log(f"{work} as a process: {timings[-1].median:.3f} s")
     return RegistryBenchmark(size, machine, notes, guard, tuple(timings))
 
@@ -160,15 +172,16 @@ def _command(home: Path, arguments: tuple[str, ...]) -> Callable[[], object]:
     return once
 
 
-def _seconds(act: Callable[[], object], repeats: int, clock: Callable[[], float]) -> tuple[float, ...]:
-    """How long each repetition takes, after one that fills the caches of files and of SQL that every second has."""
+def _timed(act: Callable[[], object], repeats: int, clock: Clock) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """How long each repetition takes, and how long processors worked on it; one before them fills caches."""
     act()
     found = []
     for _ in range(repeats):
-        start = clock()
+        wall, processor = clock.wall(), clock.processor()
         act()
-        found.append(clock() - start)
-    return tuple(found)
+        found.append((clock.wall() - wall, clock.processor() - processor))
+    wall_seconds, processor_seconds = zip(*found, strict=True)
+    return wall_seconds, processor_seconds
 
 
 def machine_facts() -> dict[str, Any]:

@@ -11,7 +11,7 @@ timesteps, 320 to 1,472 positions a concept):
   in which nothing fired comes out as measured, 24 % to 38 %).
 - A concept has 75 prompts of 256 positions, as SAeUron's statistics have.
 
-At SAeUron's size, 50 timesteps, 20,480 latents, k 32, that makes about two thirds of all cells (concept, timestep,
+At SAeUron's size, 50 timesteps, 20,480 latents, k 32, that makes about three quarters of all cells (concept, timestep,
 latent) fire at least once.
 """
 

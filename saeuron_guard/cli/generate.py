@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for without.png, with.png, side_by_side.png and report.json.",
+    help="Folder for without.png, with.png, side_by_side.png, report.json, and heat.png if something fired.",
 )
 @click.option("--format", "layout", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def generate(file: Path, prompt: str, seed: int, folder: Path, layout: str) -> None:
@@ -52,7 +52,9 @@ def generate(file: Path, prompt: str, seed: int, folder: Path, layout: str) -> N
         drawing = _draw(config, registry, prompt, seed)
     report = _report(policy, config, prompt, seed, drawing.report)
     _write(folder, policy, prompt, seed, drawing, report)
-    text = "\n".join([*_lines(drawing.report), *waiver_lines(policy.waivers), "", f"{folder / 'side_by_side.png'}"])
+    explained = drawing.last[0].explain().splitlines() if drawing.last else []
+    lines = [*_lines(drawing.report), "", *explained, "", *waiver_lines(policy.waivers), ""]
+    text = "\n".join([*lines, f"{folder / 'side_by_side.png'}"])
     click.echo(json.dumps(report, indent=2, ensure_ascii=False) if layout == "json" else text)
 
 
@@ -83,7 +85,7 @@ def _report(policy: Policy, config: GuardConfig, prompt: str, seed: int, guard: 
 def _write(
     folder: Path, policy: Policy, prompt: str, seed: int, drawing: GuardedDrawing, report: dict[str, Any]
 ) -> None:
-    from saeuron_guard.report.images import side_by_side, write_image
+    from saeuron_guard.report.images import heated, side_by_side, write_image
 
     base, guarded = drawing.images.base[0], drawing.images.guarded[0]
     sheet = side_by_side(
@@ -96,6 +98,16 @@ def _write(
     write_image(base, folder / "without.png")
     write_image(guarded, folder / "with.png")
     write_image(sheet, folder / "side_by_side.png")
+    fired = sorted((found for found in drawing.last[0].concepts if found.fired), key=lambda found: -found.positions)
+    if fired and fired[0].heat is not None:
+        heat = side_by_side(
+            heated(base, fired[0].heat),
+            guarded,
+            title=f"{fired[0].concept}: where its features fired",
+            base_caption="without the guard; coloured where they fired",
+            guarded_caption=f"with {policy.name} {policy.version}",
+        )
+        write_image(heat, folder / "heat.png")
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -8,17 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
-from saeuron_guard.guard import runtime as runtime_module
-from saeuron_guard.guard.branches import stacks_branches, unconditional_rows
+from saeuron_guard.guard.branches import is_guided, stacks_branches, unconditional_rows
+from saeuron_guard.guard.bypass import refuse_bypasses
+from saeuron_guard.guard.denoisers import refuse_other_time, timesteps_per_unit
+from saeuron_guard.guard.graph_runtime import GraphGeneration, GraphRuntime
 from saeuron_guard.guard.recording import Recorder, recorded, request_of
-from saeuron_guard.guard.runtime import CAUSES, Runtime
+from saeuron_guard.guard.runtime import CAUSES, Generation, Runtime
 from saeuron_guard.guard.succession import Succession
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
+from saeuron_guard.names import GATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Attachment:
         site: Site,
         tables: Mapping[str, HookpointTables],
         branches: str = "all",
+        gate: str = GATES[0],
         recorder: Recorder | None = None,
         predecessor: Attachment | None = None,
     ) -> None:
@@ -81,14 +86,22 @@ class Attachment:
         self.pipe = pipe
         self.site = site
         known = branches == "conditional" and stacks_branches(type(pipe))
-        rows = functools.partial(unconditional_rows, pipe) if known else None
-        self.runtime = Runtime(tables, arguments, rows)
+        self.succession: Succession[Attachment] = predecessor.succession if predecessor else Succession(self)
+        self.gate = gate
+        self.runtime: Runtime | GraphRuntime
+        scale = timesteps_per_unit(_original(site.denoiser))
+        if gate == "exact":
+            rows = functools.partial(unconditional_rows, pipe) if known else None
+            self.runtime = Runtime(tables, arguments, rows, scale)
+            self.runtime.acts = functools.partial(self.succession.acts, self)
+        else:
+            guided = functools.partial(is_guided, pipe) if known else None
+            self.runtime = GraphRuntime(tables, arguments, guided, scale)
         self.handles: dict[str, RemovableHandle] = {}
         self.recorder = recorder
-        self.succession: Succession[Attachment] = predecessor.succession if predecessor else Succession(self)
-        self.runtime.acts = functools.partial(self.succession.acts, self)
         self.stock_class: type = predecessor.stock_class if predecessor else type(pipe)
         self.watched_class: type | None = predecessor.watched_class if predecessor else None
+        self._modules = dict(site.denoiser.named_modules())
 
     def install(self) -> None:
         """Put the hooks and the watch over the pipeline's calls in place."""
@@ -98,6 +111,7 @@ class Attachment:
         else:
             refuse_succession(former, self.site)
         denoiser = self.site.denoiser
+        self.handles["denoiser's watch"] = denoiser.register_forward_pre_hook(self._watch())
         before, after = self.runtime.before_denoiser(), self.runtime.after_denoiser()
         self.handles["denoiser's start"] = denoiser.register_forward_pre_hook(before, with_kwargs=True)
         for hookpoint, block in self.site.blocks.items():
@@ -125,8 +139,10 @@ class Attachment:
             return call(pipe, *args, **kwargs)
         with recorded(self.recorder, request_of(call, pipe, args, kwargs)) as record:
             self.check_in_place(pipe)
+            if isinstance(self.runtime, GraphRuntime):
+                self.runtime.prepare(device_of(self.site.denoiser))
             with self.runtime.generation() as generation:
-                record.generation = generation
+                record.generation = generation if isinstance(generation, Generation) else None
                 output = call(pipe, *args, **kwargs)
                 generation.images.images = _image_count(output)
             self.check_in_place(pipe)
@@ -138,7 +154,7 @@ class Attachment:
         site = self.site
         if pipe is not self.pipe:
             raise GuardNotEffective(
-                "this pipeline is a copy of a guarded one, and the guard watches the original only. Detach before "
+                "this pipeline was made from a guarded one, and the guard watches the original only. Detach before "
                 "copying, then attach a guard to each."
             )
         if getattr(pipe, site.component, None) is not site.denoiser:
@@ -154,6 +170,23 @@ class Attachment:
                 f"{'removed' if gone else 'on blocks that are no longer part of the model'}; images are withheld. "
                 f"{CAUSES}"
             )
+        refuse_bypasses(self._modules, site.blocks)
+        refuse_other_time(pipe)
+
+    def _watch(self) -> Callable[[nn.Module, Any], None]:
+        """A forward pre-hook: refuses caches in each denoiser call, whichever pipeline or program makes it."""
+        site = self.site
+
+        def refuse_caches(denoiser: nn.Module, _args: Any) -> None:
+            if denoiser is site.denoiser:
+                refuse_bypasses(self._modules, site.blocks)
+            else:  # a copy, which took the hooks along
+                blocks = {hookpoint: block_at(denoiser, hookpoint) for hookpoint in site.blocks}
+                refuse_bypasses(dict(denoiser.named_modules()), blocks)
+
+        # It looks at every module, and torch.compile would guard its graphs on all of them.
+        untraced: Any = torch.compiler.disable
+        return untraced(refuse_caches)
 
 
 def _image_count(output: Any) -> int | None:
@@ -162,10 +195,21 @@ def _image_count(output: Any) -> int | None:
     return len(images) if hasattr(images, "__len__") else None
 
 
-def check_steps(pipe: Any, tally: Tally) -> None:
+def device_of(denoiser: nn.Module) -> torch.device:
+    """Where the denoiser computes; offloaded weights lie elsewhere until it does."""
+    hook = getattr(denoiser, "_hf_hook", None)
+    if (device := getattr(hook, "execution_device", None)) is not None:
+        return torch.device(device)
+    return next((p.device for p in denoiser.parameters() if not p.is_meta), torch.device("cpu"))
+
+
+def check_steps(pipe: Any, tally: Tally | GraphGeneration) -> None:
     """Raise GuardNotEffective when fewer denoiser calls were guarded than the pipeline made steps."""
     steps = getattr(pipe, "num_timesteps", None)
-    expected = steps if isinstance(steps, int) and not getattr(pipe, "interrupt", False) else 1
+    if not isinstance(steps, int):  # PixArt's don't say; they use all timesteps of their scheduler
+        timesteps = getattr(getattr(pipe, "scheduler", None), "timesteps", None)
+        steps = len(timesteps) if isinstance(timesteps, torch.Tensor) else 1
+    expected = steps if not getattr(pipe, "interrupt", False) else 1
     if tally.calls < max(expected, 1):
         raise GuardNotEffective(
             f"expected at least {max(expected, 1)} guarded denoiser calls in this pipeline call, saw {tally.calls}; "
@@ -176,6 +220,10 @@ def check_steps(pipe: Any, tally: Tally) -> None:
 def refuse_succession(former: Attachment, site: Site) -> None:
     """Raise unless a guard at ``site`` can follow ``former``, which has to be in place itself."""
     former.check_in_place(former.pipe)
+    if former.gate != "exact":
+        raise GuardNotEffective(
+            f"with the gate {former.gate!r} a guard is part of the model's graph; detach it and attach the other"
+        )
     if site.denoiser is not former.site.denoiser:
         raise ModelMismatch(
             f"the guard is for pipe.{site.component}, the active one for pipe.{former.site.component}; detach that one "
@@ -191,7 +239,7 @@ def refuse_succession(former: Attachment, site: Site) -> None:
 def refuse_guarded(pipe: Any, site: Site) -> None:
     """Raise GuardNotEffective when the denoiser, or the pipeline, already carries a guard's hooks."""
     hooks = site.denoiser._forward_pre_hooks.values()  # noqa: SLF001 - torch has no public list of hooks
-    if any(getattr(hook, "__module__", None) == runtime_module.__name__ for hook in hooks):
+    if any((getattr(hook, "__module__", None) or "").startswith(_OUR_HOOKS) for hook in hooks):
         raise GuardNotEffective(
             f"pipe.{site.component} already carries a guard (of this pipeline, of one that shares the model, or of the "
             "one it was copied from); detach that first"
@@ -202,11 +250,12 @@ def refuse_guarded(pipe: Any, site: Site) -> None:
         )
 
 
+_OUR_HOOKS = "saeuron_guard.guard."
 _MARK = "_saeuron_guarded"
 
 
 def guarded_class(base: type[Any], succession: Succession[Attachment]) -> type[Any]:
-    """A subclass of a pipeline's class that differs in ``__call__`` alone.
+    """A subclass of a pipeline's class that differs in ``__call__``, and in that it refuses to be copied.
 
     It bears the same name, module and signature, because diffusers writes the class's name into saved pipelines and
     reads signatures to convert one pipeline into another.
@@ -217,9 +266,16 @@ def guarded_class(base: type[Any], succession: Succession[Attachment]) -> type[A
         with succession.turn() as attachment:
             return attachment.run(self, base.__call__, args, kwargs)
 
+    def refuse_copy(_self: Any, _protocol: Any) -> Any:
+        raise GuardNotEffective(
+            f"a guarded {base.__name__} can be neither copied nor pickled: the copy would have hooks that nobody "
+            "watches. Detach the guard first (or save_pretrained() and load), then attach a guard to each."
+        )
+
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    own = {"__call__": guarded_call, "__reduce_ex__": refuse_copy, _MARK: True}
     metaclass: Any = type(base)
-    return metaclass(base.__name__, (base,), {**names, "__call__": guarded_call, _MARK: True})
+    return metaclass(base.__name__, (base,), {**names, **own})
 
 
 def _compiled(module: nn.Module) -> bool:

@@ -25,6 +25,11 @@ def stacks_branches(pipeline_class: type[Any]) -> bool:
     return call.__qualname__ in _TWO_BRANCHES and call.__module__.startswith("diffusers.pipelines.")
 
 
+def is_guided(pipe: Any) -> bool:
+    """Whether classifier-free guidance is on in the pipeline's call under way."""
+    return getattr(pipe, "do_classifier_free_guidance", False) is True
+
+
 def unconditional_rows(pipe: Any, sample: Any) -> int:
     """How many rows at the start of ``sample`` (rows, ...) belong to the unconditional branch; 0 when that is in doubt.
 
@@ -32,7 +37,7 @@ def unconditional_rows(pipe: Any, sample: Any) -> int:
     Both branches start from the same latents, so anything but two equal halves is another layout.
     Reads one number back to the host.
     """
-    if getattr(pipe, "do_classifier_free_guidance", False) is not True:
+    if not is_guided(pipe):
         return 0
     if not isinstance(sample, Tensor) or sample.shape[0] % 2:
         return 0

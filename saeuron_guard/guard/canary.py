@@ -10,6 +10,7 @@ from torch import Tensor
 from saeuron_guard.compiler.config import FeatureEdit, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.errors import GuardNotEffective
 from saeuron_guard.guard.attach import Attachment
+from saeuron_guard.names import GATES
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
 _FEATURES = 16
@@ -35,7 +36,7 @@ def sing(attachment: Attachment, config: GuardConfig, coders: Mapping[str, Spars
         device = next((p.device for p in block.parameters() if not p.is_meta), torch.device("cpu"))
         with attachment.runtime.denoiser_call(timesteps.to(device)):
             output = hook(block, (), x[:, None].to(device))[:, 0].cpu()
-        compare(x, output, expected(x, timesteps, point, coder), point)
+        compare(x, output, expected(x, timesteps, point, coder, attachment.gate), point)
 
 
 def probes(point: HookpointConfig, coder: SparseCoder) -> tuple[Tensor, Tensor]:
@@ -63,9 +64,10 @@ def active_edits(point: HookpointConfig) -> list[tuple[Rule, FeatureEdit, int]]:
     return [(rule, edit, edit.active.index(True)) for rule in point.rules for edit in rule.features if any(edit.active)]
 
 
-def expected(x: Tensor, timesteps: Tensor, point: HookpointConfig, coder: SparseCoder) -> Tensor:
+def expected(x: Tensor, timesteps: Tensor, point: HookpointConfig, coder: SparseCoder, gate: str = GATES[0]) -> Tensor:
     """What the formulas make of ``x`` (rows, d_in), each row an image of one position, written plainly."""
-    latents = coder.encode(x[None].to(coder.b_dec.device))[0].cpu()
+    inputs = x[None].to(coder.b_dec.device)
+    latents = (coder.encode(inputs) if gate == "exact" else coder.pre_activations(inputs).relu())[0].cpu()
     decoder, mean = coder.W_dec.detach().cpu(), coder.b_dec.detach().cpu()
     output = x.clone()
     for row, timestep in enumerate(timesteps.tolist()):

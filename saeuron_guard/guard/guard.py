@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from saeuron_guard.compiler.config import GuardConfig
-from saeuron_guard.errors import ArtefactError, GuardNotEffective, ModelMismatch, SaeuronGuardError
+from saeuron_guard.errors import ArtefactError, DecisionLogError, GuardNotEffective, ModelMismatch, SaeuronGuardError
 from saeuron_guard.guard import canary
 from saeuron_guard.guard.attach import Attachment, find_site
 from saeuron_guard.guard.bundle import read_bundle, write_bundle
@@ -21,7 +21,9 @@ from saeuron_guard.guard.recording import Recorder
 from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
+from saeuron_guard.names import GATES
 from saeuron_guard.pipelines.fingerprint import fingerprint
+from saeuron_guard.registry.manifest import configured_manifest
 from saeuron_guard.resources import data_folder, inside
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -90,8 +92,12 @@ class Guard:
 
     @classmethod
     def from_config(cls, config: GuardConfig, root: str | Path | None = None) -> Guard:
-        """Load the SAEs that ``config`` names from below ``root``, default the shipped registry folder."""
-        folder = Path(root) if root is not None else data_folder("registry")
+        """Load the SAEs that ``config`` names from below ``root``.
+
+        Default: the folder of the manifest that SAEURON_GUARD_MANIFEST names, else the shipped registry's.
+        """
+        own = configured_manifest()
+        folder = Path(root) if root is not None else own.parent if own else data_folder("registry")
         coders = {
             point.hookpoint: SparseCoder.load(inside(folder, point.sae_path), point.sae_digest)
             for point in config.hookpoints
@@ -118,8 +124,10 @@ class Guard:
         """The concepts that the guard has rules for, in the order of the configuration."""
         return _concepts(self.config)
 
-    def attach(self, pipe: Any, *, log: DecisionLog | None = None) -> Guard:
-        """Install the guard on a diffusers pipeline; gives itself. ``log`` keeps what is decided of each image.
+    def attach(self, pipe: Any, *, gate: str = GATES[0], log: DecisionLog | None = None) -> Guard:
+        """Install the guard on a diffusers pipeline; gives itself.
+
+        ``gate``: one of ``names.GATES``.  ``log`` keeps what is decided of each image.
 
         Raises ModelMismatch when the pipeline is not the model that the guard was compiled for, GuardNotEffective when
         there is a guard already or the canary finds that the installed hooks don't compute what the policy says, and
@@ -130,8 +138,14 @@ class Guard:
             content = self._content
             if content.attachment is not None:
                 raise GuardNotEffective("this guard is already attached; detach it first, or load it once more")
+            if gate not in GATES:
+                raise ValueError(f"gate is {gate!r}, expected {' or '.join(GATES)}")
+            if log is not None and gate != "exact":
+                raise DecisionLogError(
+                    f"the gate {gate!r} does not tell images apart; keep a log with the gate 'exact'"
+                )
             recorder = _recorder(log, content.config)
-            self._content = replace(content, attachment=_install(content, pipe, recorder))
+            self._content = replace(content, attachment=_install(content, pipe, gate, recorder))
         return self
 
     def set_policy(self, other: Guard | str | Path) -> Guard:
@@ -153,7 +167,9 @@ class Guard:
                 content = new._content  # noqa: SLF001 - a guard's own kind
                 former = active.attachment.recorder
                 recorder = _recorder(former.log if former is not None else None, content.config)
-                attachment = _install(content, active.attachment.pipe, recorder, active.attachment)
+                attachment = _install(
+                    content, active.attachment.pipe, active.attachment.gate, recorder, active.attachment
+                )
             except SaeuronGuardError as error:
                 message = str(error).rstrip(".")
                 raise type(error)(f"{message}. {_named(active.config)} is still active") from error
@@ -193,7 +209,7 @@ class Guard:
 
 @torch.no_grad()
 def _install(
-    content: _Content, pipe: Any, recorder: Recorder | None, predecessor: Attachment | None = None
+    content: _Content, pipe: Any, gate: str, recorder: Recorder | None, predecessor: Attachment | None = None
 ) -> Attachment:
     """Put a guard's hooks on ``pipe``, proven by the canary; after an error they are gone.
 
@@ -201,7 +217,7 @@ def _install(
     """
     site = find_site(pipe, content.tables)
     _check_model(pipe, content.config)
-    attachment = Attachment(pipe, site, content.tables, content.config.branches, recorder, predecessor)
+    attachment = Attachment(pipe, site, content.tables, content.config.branches, gate, recorder, predecessor)
     try:
         attachment.install()
         with attachment.succession.turn_of(attachment):
@@ -246,7 +262,7 @@ def _named(config: GuardConfig) -> str:
 def guarded(pipe: Any, config: GuardConfig, root: str | Path | None = None) -> Iterator[Guard]:
     """Guard ``pipe`` for the length of a ``with`` block; the pipeline is restored at its end, also after an exception.
 
-    ``root``: the folder that the SAEs' paths are below, default the shipped registry folder.
+    ``root``: the folder that the SAEs' paths are below, as for ``Guard.from_config``.
     """
     guard = Guard.from_config(config, root)
     guard.attach(pipe)

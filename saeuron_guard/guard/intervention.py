@@ -16,7 +16,7 @@ from saeuron_guard.guard.actions.scale import scale
 from saeuron_guard.guard.tables import HookpointTables, RowTables
 from saeuron_guard.shapes import (
     Activations,
-    FeatureIndices,
+    ColumnIndices,
     PlaceActivations,
     PlaceFeatures,
     PlaceFires,
@@ -72,23 +72,24 @@ def edit(x: Activations, tables: HookpointTables, rows: RowTables, grid: tuple[i
         places = (firing.places[:, 0], firing.places[:, 1])
         before = x[places]
         delta = torch.zeros_like(before, dtype=torch.float32)
+        target = rows.target.expand(x.shape[0], -1)[places[0]]
         for group in tables.groups:
-            delta = delta + ACTIONS[group.action](_seen(x, tables, rows, grid, firing, group.indices))
+            delta = delta + ACTIONS[group.action](seen_by(group.indices, x, grid, firing, target, tables))
         changes = (firing.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
         # where(), not a sum with zeros: -0.0 + 0.0 is 0.0, another bit pattern.
         after = torch.where(changes, (before.float() + delta).to(x.dtype), before)
         return Edit(x.index_put(places, after), firing)
 
 
-def _seen(
+def seen_by(
+    columns: ColumnIndices,
     x: Activations,
-    tables: HookpointTables,
-    rows: RowTables,
     grid: tuple[int, int] | None,
     firing: Firing,
-    columns: FeatureIndices,
+    target: PlaceFeatures,
+    tables: HookpointTables,
 ) -> Seen:
-    """What the action of ``columns`` gets to see of ``x``."""
+    """What the action of ``columns`` gets to see of ``x``; ``target`` of every column, at each place of ``firing``."""
     return Seen(
         x=x,
         grid=grid,
@@ -96,7 +97,7 @@ def _seen(
         before=x[firing.places[:, 0], firing.places[:, 1]].float(),
         latents=firing.latents[:, columns],
         fires=firing.fires[:, columns],
-        target=rows.target[:, columns].expand(x.shape[0], -1)[firing.places[:, 0]],
+        target=target[:, columns],
         strength=tables.strength[columns],
         decoder=tables.coder.W_dec[tables.features[columns]],
         b_dec=tables.coder.b_dec,

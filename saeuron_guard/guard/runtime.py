@@ -64,6 +64,7 @@ class Runtime:
 
     ``arguments``: the names of the denoiser's positional arguments; the first is what it denoises.
     ``unconditional_rows``: how many rows at the start of that are not to be edited; all are edited if left out.
+    ``timesteps_per_unit``: what the denoiser's timestep is to be multiplied with to get the scheduler's.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class Runtime:
         tables: Mapping[str, HookpointTables],
         arguments: Sequence[str],
         unconditional_rows: Callable[[Any], int] | None = None,
+        timesteps_per_unit: float = 1.0,
     ) -> None:
         self._tables = dict(tables)
         self._arguments = tuple(arguments)
         self._unconditional_rows = unconditional_rows
+        self._timesteps_per_unit = timesteps_per_unit
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
         self.acts: Callable[[], bool] = lambda: True
@@ -119,14 +122,22 @@ class Runtime:
     def before_denoiser(self) -> Callable[..., None]:
         """A forward pre-hook, with keyword arguments: notes the timestep of the call that begins."""
 
-        def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             self._state.call = None
+            # torch marks a hook as one with keyword arguments after it has put it there, so that in another thread it
+            # may be called without, while guards follow one another; it does not act there then.
             if not self.acts():
                 return
-            timestep = _as_rows(self._argument("timestep", args, kwargs))
+            kwargs = kwargs or {}
+            timestep = _as_rows(self._argument("timestep", args, kwargs)) * self._timesteps_per_unit
+            sample = self._argument(self._arguments[0], args, kwargs)
+            if timestep.is_meta or getattr(sample, "is_meta", False):
+                raise GuardNotEffective(
+                    "the denoiser was called on the meta device, which computes shapes without data, so nothing can be "
+                    "guarded there; move the pipeline to a device, then attach the guard again"
+                )
             for hookpoint in self._tables:
                 self._tables_on(hookpoint, timestep.device).check_timestep(timestep)
-            sample = self._argument(self._arguments[0], args, kwargs)
             self._state.call = DenoiserCall(timestep, self._left_alone(sample))
 
         return note_timestep
@@ -177,7 +188,8 @@ class Runtime:
                 f"{hookpoint} has {x.shape[0]} rows, the denoiser was given {call.timestep.shape[0]} timesteps; "
                 "expected one timestep for all rows or one for each"
             )
-        first = call.unconditional
+        # FasterCache runs the blocks for the conditional half alone: then no row is one to leave alone.
+        first = call.unconditional if x.shape[0] == 2 * call.unconditional else 0
         timestep = call.timestep if call.timestep.shape[0] == 1 else call.timestep[first:]
         grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
         edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)), grid)

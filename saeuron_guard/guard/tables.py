@@ -15,6 +15,7 @@ from saeuron_guard.errors import ArtefactError, GuardNotEffective
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from saeuron_guard.shapes import (
     CalibratedTimesteps,
+    ColumnIndices,
     FeatureIndices,
     FeatureValues,
     LatentSlots,
@@ -44,7 +45,7 @@ class Columns:
     """The columns on which one action works together: of ``scale`` all, of the others those of one rule."""
 
     action: str
-    indices: FeatureIndices
+    indices: ColumnIndices
 
     def to(self, device: torch.device) -> Columns:
         """The same on ``device``."""

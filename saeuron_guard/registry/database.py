@@ -21,7 +21,7 @@ from saeuron_guard.errors import RegistryError
 DATABASE_VARIABLE: Final = "SAEURON_GUARD_DATABASE"
 
 BUILT_FILE: Final = "registry.sqlite"
-"""Name of the database that is built from the shipped manifest, and may be deleted at any time."""
+"""Name of the database that is built beside a manifest; reviews and records that were made in it are only there."""
 
 BUSY_SECONDS: Final = 60
 """How long a connection waits for another process that is writing; a first build takes a few seconds."""

@@ -18,6 +18,7 @@ _SIDE = 384
 _MARGIN = 16
 _LINE = 24
 _INK, _QUIET, _PAPER = (27, 31, 36), (86, 93, 102), (255, 255, 255)
+_HEAT, _HEAT_OPACITY = (220, 60, 0), 0.6
 
 
 def write_image(image: NDArray[np.uint8], path: Path) -> None:
@@ -55,6 +56,18 @@ def side_by_side(
         sheet.paste(picture, (start, top))
         _write_line(draw, (start, top + height + _MARGIN // 2), caption, width, _QUIET)
     return np.asarray(sheet)
+
+
+def heated(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """``image`` in grey, enlarged, with the heat map (height, width), 0 to 1, laid over it in colour; uint8 [h, w, 3].
+
+    Where nothing fired the picture is grey; the more often it did, the stronger the colour.
+    """
+    picture = _enlarged(image)
+    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32)
+    spread = Image.fromarray(np.clip(heat, 0, 1).astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
+    share = _HEAT_OPACITY * np.sqrt(np.clip(np.asarray(spread), 0, 1))[..., None]
+    return np.asarray((1 - share) * grey + share * np.asarray(_HEAT), dtype=np.uint8)
 
 
 def _enlarged(image: NDArray[np.uint8]) -> Image.Image:

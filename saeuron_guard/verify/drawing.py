@@ -14,6 +14,7 @@ import numpy as np
 from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.guard.guard import guarded
+from saeuron_guard.guard.images import ImageReport
 from saeuron_guard.judges.interface import Images
 from saeuron_guard.pipelines.generation import generate
 from saeuron_guard.registry.records import ModelRecord
@@ -27,10 +28,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class GuardedDrawing:
-    """The paired images of some shots, and what the guard reports about the guarded ones, as JSON values."""
+    """The paired images of some shots, and what the guard reports about the guarded ones, as JSON values.
+
+    ``last``: what fired in each image of the last pipeline call.
+    """
 
     images: PairedImages
     report: dict[str, Any]
+    last: tuple[ImageReport, ...] = ()
 
 
 def draw_pairs(
@@ -44,8 +49,8 @@ def draw_pairs(
     base = draw(pipe, model, shots, "drawing without the guard", on_progress)
     with guarded(pipe, config, root=registry.artefact_root) as guard:
         changed = draw(pipe, model, shots, "drawing with the guard", on_progress)
-        report = guard.report().to_json()
-    return GuardedDrawing(PairedImages(base, changed), report)
+        report = guard.report()
+    return GuardedDrawing(PairedImages(base, changed), report.to_json(), report.images)
 
 
 def draw(pipe: Any, model: ModelRecord, shots: Sequence[Shot], stage: str, on_progress: Progress) -> Images:

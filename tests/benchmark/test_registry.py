@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from saeuron_guard.benchmark import registry as timing
-from saeuron_guard.benchmark.registry import Timing, run_benchmark
+from saeuron_guard.benchmark.registry import Clock, Timing, run_benchmark
 from saeuron_guard.benchmark.synthetic import POSITIONS, PROMPTS, Size, synthetic_statistics
 from saeuron_guard.cli.benchmark_registry import _lines
 from saeuron_guard.cli.main import program
@@ -60,15 +60,18 @@ def test_more_latents_make_it_sparser() -> None:
 def test_every_command_is_timed_on_a_registry_that_works(tmp_path: Path) -> None:
     """Each piece of work in this process and as a process; sizes and rows are those of the files."""
     ticks = itertools.count()
+    clock = Clock(lambda: float(next(ticks)), lambda: 0.0)
     lines: list[str] = []
-    found = run_benchmark(tmp_path, SMALL, 1, lambda: float(next(ticks)), lines.append)
+    found = run_benchmark(tmp_path, SMALL, 1, clock, lines.append)
     work = [(timed.where, timed.work) for timed in found.timings]
     shown = ["policy explain", "registry show CONCEPT", "registry show SAE:INDEX", "policy validate"]
     assert work[:6] == [("in process", name) for name in ("open the registry", "compile_policy", *shown)]
     assert work[6:] == [("whole process", name) for name in ("--version", *shown, "compile")]
     assert {timed.seconds for timed in found.timings} == {(1.0,)}
+    assert {timed.processor for timed in found.timings} == {(0.0,)}
     assert found.notes.counts["score rows"] == 2 * 7 * 3 * SMALL.top
-    assert found.notes.sizes["database"] == (tmp_path / "registry" / "registry.sqlite").stat().st_size
+    # Compiling records the guard, so the database has grown since.
+    assert 0 < found.notes.sizes["database"] <= (tmp_path / "registry" / "registry.sqlite").stat().st_size
     assert len({rule.concept for point in found.guard.hookpoints for rule in point.rules}) == 3
     assert found.guard.collisions
     assert not found.passed, "half a second for registry show, and the clock says one"
@@ -86,7 +89,7 @@ def test_a_command_that_fails_stops_the_benchmark(tmp_path: Path) -> None:
 )
 def test_the_median_meets_the_target(target: float | None, met: bool | None) -> None:
     """One slow repetition among three misses nothing; a target that is just reached is not met."""
-    assert Timing("work", "here", (9.0, 1.5, 1.0), target).met is met
+    assert Timing("work", "here", (9.0, 1.5, 1.0), (1.0, 1.0, 1.0), target).met is met
 
 
 def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +103,9 @@ def test_the_command_prints_and_writes_what_it_found(tmp_path: Path, monkeypatch
     assert {"cores", "python", "libraries", "load"} <= set(found["machine"])
     assert found["bytes"]["published statistics, one hookpoint"] == 10_700_000_000
     assert 12 * found["counts"]["cells"] < found["bytes"]["sparse statistics, all hookpoints"]
-    assert all(set(timed) == {"work", "where", "seconds", "target", "median", "met"} for timed in found["timings"])
+    assert all(
+        set(timed) == {"work", "where", "seconds", "processor", "target", "median", "met"} for timed in found["timings"]
+    )
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]
     assert all(timed["met"] == (timed["median"] < timed["target"]) for timed in found["timings"] if timed["target"])
     rows = [line.split() for line in _lines(found)]

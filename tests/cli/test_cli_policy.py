@@ -15,7 +15,7 @@ from saeuron_guard.prompts.schema import prompt_set_schema
 from saeuron_guard.resources import data_folder
 from tests.registry.synthetic import MODEL, Synthetic, write_synthetic_registry
 
-WEAPONS = Path(__file__).parent / "policies" / "no-weapons.yaml"  # a copy of its own: the tests count lines
+WEAPONS = Path(__file__).parents[1] / "policies" / "no-weapons.yaml"  # a copy: the tests count lines
 
 
 def run(*arguments: str | Path) -> Result:

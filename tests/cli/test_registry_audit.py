@@ -218,8 +218,10 @@ def test_export_and_import_as_commands(home: Path, monkeypatch: pytest.MonkeyPat
     assert "the content is the same" in run("import", "own/manifest.yaml").output
     monkeypatch.setenv("SAEURON_GUARD_MANIFEST", "own/manifest.yaml")
     assert f"database {home / 'own' / 'registry.sqlite'}" in run("check").output
+    assert compile_policy().exit_code == 2  # the rejection came along
+    run("approve", FEATURE, "--why", "checked again")
     assert compile_policy().exit_code == 0
-    (guard,) = answer("guards", "--rejected")  # type: ignore[misc]
+    (guard,) = answer("guards")  # type: ignore[misc]
     manifest = home / "own" / "manifest.yaml"
     fewer = manifest.read_text(encoding="utf-8").replace("- name: tiny.objects\n", "- name: tiny.others\n")
     fewer = fewer.replace("sae: tiny.objects\n", "sae: tiny.others\n")

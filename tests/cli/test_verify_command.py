@@ -212,7 +212,7 @@ def test_generate_writes_the_pair_and_the_report(home: Path, tmp_path: Path) -> 
     arguments = ("generate", "--policy", "policy.yaml", "--prompt", "a pistol in Neon", "--seed", "3", "--out")
     result = call(*arguments, str(first), "--format", "json")
     assert result.exit_code == 0, result.stderr
-    names = {"without.png", "with.png", "side_by_side.png", "report.json"}
+    names = {"without.png", "with.png", "side_by_side.png", "heat.png", "report.json"}
     assert {path.name for path in first.iterdir()} == names
     report = json.loads((first / "report.json").read_text(encoding="utf-8"))
     assert report == json.loads(result.stdout)
@@ -222,7 +222,7 @@ def test_generate_writes_the_pair_and_the_report(home: Path, tmp_path: Path) -> 
     assert without.shape == guarded.shape == (16, 16, 3)
     assert not np.array_equal(without, guarded)
     text = call(*arguments, str(again))
-    assert "pistol" in text.stdout
+    assert "pistol: fired in 3 of 3 steps" in text.stdout
     assert all((again / name).read_bytes() == (first / name).read_bytes() for name in names)
 
 

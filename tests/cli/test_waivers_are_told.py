@@ -54,7 +54,7 @@ COMMANDS: dict[str, Command] = {
     "validate github": lambda policy, _: ["policy", "validate", "--format", "github", policy],
     "explain": lambda policy, _: ["policy", "explain", policy],
     "plan": lambda policy, _: ["policy", "plan", WEAPONS, policy],
-    "compile": lambda policy, folder: ["compile", policy, "--out", folder / "guard"],
+    "compile": lambda policy, folder: ["compile", policy, "--no-record", "--out", folder / "guard"],
 }
 
 
@@ -94,7 +94,7 @@ def test_reports_of_a_verification_tell_all_of_them(waived: Path) -> None:
 
 def test_a_guard_remembers_what_it_was_made_under(waived: Path, tmp_path: Path) -> None:
     """Its file holds the waiver that loosened something, and inspect says when that has run out."""
-    run("compile", waived, "--out", tmp_path / "guard")
+    run("compile", waived, "--no-record", "--out", tmp_path / "guard")
     (held,) = json.loads((tmp_path / "guard" / "guard.json").read_text(encoding="utf-8"))["waivers"]
     assert (held["what"], held["covers"], held["expires"]) == ("concepts.knife", [WAIVED], SOON.isoformat())
     output = run("guard", "inspect", tmp_path / "guard").output

@@ -329,10 +329,13 @@ def test_only_one_guard_at_a_time(pipe: Any, attach: Attach) -> None:
 
 
 def test_a_copy_of_a_guarded_pipeline_is_refused(pipe: Any, attach: Attach) -> None:
-    """A deep copy would run hooks that nobody watches, so it gives no image; the original goes on."""
+    """A copy, or another pipeline of the guarded class, would run hooks that nobody watches; the original goes on."""
     attach()
-    twin = copy.deepcopy(pipe)
-    with pytest.raises(GuardNotEffective, match="copy of a guarded one"):
+    for copying in (copy.copy, copy.deepcopy):
+        with pytest.raises(GuardNotEffective, match="can be neither copied nor pickled"):
+            copying(pipe)
+    twin = type(pipe)(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(GuardNotEffective, match="made from a guarded one"):
         draw(twin)
     with pytest.raises(GuardNotEffective, match="already carries a guard"):
         make_guard().attach(twin)

@@ -15,6 +15,7 @@ from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
 from saeuron_guard.guard import intervention
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.tables import HookpointTables
+from saeuron_guard.guard.threshold_gate import edit_by_threshold
 from saeuron_guard.names import ACTIONS, MODES
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from tests.guard.reference import reference
@@ -216,3 +217,35 @@ def test_gradients_flow_through_the_edit() -> None:
     step[row, position, 0] = 1e-2
     difference = (run(x.detach() + step, [500.0], point, coder).output - output.detach()).sum() / 1e-2
     assert abs(float(difference) - float(x.grad[row, position, 0])) < 0.05
+
+
+@settings(max_examples=60)
+@given(case=cases)
+def test_the_threshold_gate_is_the_exact_one_with_all_in_the_top_k(case: Case) -> None:
+    """With k as large as the dictionary, both gates say the same; positions without firing keep their bits."""
+    point, coder, x, times = replace(case, k=case.latents).make()
+    tables = HookpointTables.build(point, coder)
+    timestep = torch.tensor(times if len(set(times)) > 1 else times[:1], dtype=torch.float32)
+    exact = edit(x, tables, tables.at(timestep))
+    _, clear = reference(x.double().numpy(), times, point, coder)
+    quick = edit_by_threshold(x, tables, tables.at(timestep))
+    difference = (quick.output.float() - exact.output.float()).abs()[torch.from_numpy(clear)]
+    size = max(1.0, float(exact.output.float().abs().max()))
+    assert float(difference.max() if difference.numel() else 0) <= DTYPES[x.dtype] * size
+    assert quick.firing is not None
+    silent = ~quick.firing.fires.any(dim=1).reshape(x.shape[:2])
+    assert torch.equal(quick.output[silent], x[silent])
+
+
+def test_the_threshold_gate_does_not_ask_for_the_top_k() -> None:
+    """A feature above its threshold and outside of the top k fires by threshold, and not exactly."""
+    coder = make_coder(3, d_in=8, num_latents=32, k=1)
+    x = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(1)) * 3
+    point = make_point(HOOKPOINTS[0], coder, [make_rule("pistol", range(32), threshold=0.01)])
+    tables = HookpointTables.build(point, coder)
+    rows = tables.at(torch.tensor([500.0]))
+    exact, quick = edit(x, tables, rows).firing, edit_by_threshold(x, tables, rows).firing
+    assert exact is not None
+    assert quick is not None
+    assert int(exact.fires.sum()) == 6
+    assert int(quick.fires.sum()) > 6

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from saeuron_guard.digests import canonical_json, digest_of
 from saeuron_guard.errors import RegistryError
@@ -214,3 +216,28 @@ def test_two_writers_at_once_make_one_chain(registry: FeatureRegistry, url: str)
     assert problems_of(registry) == []
     with reading(registry.engine) as connection:
         assert connection.execute(text("SELECT count(*) FROM meta WHERE key = 'last_event'")).scalar() == 1
+
+
+def test_on_postgresql_a_role_may_record_without_being_able_to_change(registry: FeatureRegistry, url: str) -> None:
+    """With the rights that README.md grants: a review is added to the chain; rows that are there stay as they are."""
+    if registry.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no roles")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (grants,) = re.findall(r"^```sql\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    with writing(registry.engine) as connection:
+        connection.execute(text("CREATE ROLE recorders LOGIN"))
+        connection.execute(text(grants))
+    try:
+        role = make_url(url).set(username="recorders").render_as_string(hide_password=False)
+        with FeatureRegistry.open(role) as recording:
+            record_review(recording, FEATURE, "approved", "checked again", BOB)
+            record_verification(recording, policy_record(), guard_record(recording), verification_record())
+            for statement in ("UPDATE reviews SET verdict = 'approved'", "DELETE FROM guards", "DELETE FROM events"):
+                with pytest.raises(RegistryError, match="permission denied"):
+                    tamper(recording.engine, statement, protected=True)
+        assert problems_of(registry) == []
+        assert registry.reviews()[FEATURE].by == "bob"
+    finally:
+        with writing(registry.engine) as connection:
+            connection.execute(text("DROP OWNED BY recorders"))
+            connection.execute(text("DROP ROLE recorders"))

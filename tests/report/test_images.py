@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from saeuron_guard.report.images import side_by_side
+from saeuron_guard.report.images import heated, side_by_side
 
 RED, BLUE = (np.full((64, 64, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 
@@ -30,3 +30,15 @@ def test_titles_are_written_and_cut() -> None:
     assert not np.array_equal(plain, sheet(""))
     assert (long[:, -16:] == 255).all()
     assert np.array_equal(broken, sheet("a prompt"))
+
+
+def test_heat_colours_where_it_is_hot() -> None:
+    """A cold half stays grey, a hot one takes the colour; the picture is enlarged as the others are."""
+    image = np.full((16, 16, 3), (40, 120, 200), dtype=np.uint8)
+    heat = np.zeros((4, 4), dtype=np.float32)
+    heat[:, 2:] = 1.0
+    picture = heated(image, heat).astype(int)
+    assert picture.shape == (384, 384, 3)
+    cold, hot = picture[200, 20], picture[200, 360]
+    assert cold[0] == cold[1] == cold[2]
+    assert hot[0] > hot[2] + 60
