@@ -120,6 +120,11 @@ class Guard:
         return self._content.config
 
     @property
+    def coders(self) -> Mapping[str, SparseCoder]:
+        """The SAE of each hookpoint."""
+        return dict(self._content.coders)
+
+    @property
     def concepts(self) -> tuple[str, ...]:
         """The concepts that the guard has rules for, in the order of the configuration."""
         return _concepts(self.config)
@@ -141,9 +146,7 @@ class Guard:
             if gate not in GATES:
                 raise ValueError(f"gate is {gate!r}, expected {' or '.join(GATES)}")
             if log is not None and gate != "exact":
-                raise DecisionLogError(
-                    f"the gate {gate!r} does not tell images apart; keep a log with the gate 'exact'"
-                )
+                raise DecisionLogError(f"the gate {gate!r} does not tell images apart; a log needs the gate 'exact'")
             recorder = _recorder(log, content.config)
             self._content = replace(content, attachment=_install(content, pipe, gate, recorder))
         return self

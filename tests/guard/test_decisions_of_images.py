@@ -217,6 +217,13 @@ def test_a_log_that_cannot_be_written_is_found_when_attaching(pipe: Any, tmp_pat
     make_mixed("enforce").attach(pipe, log=log).detach()
 
 
+def test_a_gate_that_does_not_tell_images_apart_has_no_log(pipe: Any, tmp_path: Path) -> None:
+    """Refused at once, rather than a log that says that nothing fired; without a log the gate is taken."""
+    with pytest.raises(DecisionLogError, match="needs the gate 'exact'"):
+        make_guard().attach(pipe, gate="threshold", log=DecisionLog(tmp_path / "log.jsonl"))
+    make_guard().attach(pipe, gate="threshold").detach()
+
+
 def test_another_policy_is_refused_when_its_images_could_not_be_logged(pipe: Any, logged: Logged) -> None:
     """A guard that watches goes on without a log; one that enforces cannot take its place then."""
     guard, log = logged(make_mixed("observe"))

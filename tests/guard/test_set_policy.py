@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from saeuron_guard.errors import ArtefactError, GuardNotEffective, ModelMismatch, SaeuronGuardError
 from saeuron_guard.guard.decision_log import DecisionLog
@@ -203,6 +204,19 @@ def test_hooks_that_would_be_ignored_are_refused(pipe: Any, guard: Guard, compil
     with pytest.raises(GuardNotEffective, match=r"compiled as a whole.*is still active"):
         guard.set_policy(make_other())
     assert guard.status().digest == make_guard().config.digest
+
+
+def test_a_guard_in_the_models_graph_is_not_replaced(pipe: Any) -> None:
+    """With the gate threshold nothing tells in whose image the model is called; it also keeps others off the model."""
+    guard = make_guard().attach(pipe, gate="threshold")
+    with pytest.raises(GuardNotEffective, match=r"with the gate 'threshold'.*is still active"):
+        guard.set_policy(make_other())
+    twin = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    with pytest.raises(GuardNotEffective, match="already carries a guard"):
+        make_other().attach(twin)
+    draw(pipe)
+    assert guard.report().calls == 3
+    guard.detach()
 
 
 def test_a_guard_that_is_not_in_place_is_not_replaced(pipe: Any, guard: Guard) -> None:
