@@ -72,5 +72,9 @@ class GuardNotEffective(SaeuronGuardError):
     """An attached guard did not act in every denoising step, so the images were withheld."""
 
 
+class DecisionLogError(SaeuronGuardError):
+    """Decisions could not be logged, so the images of a guard that enforces were withheld."""
+
+
 class CannotEvaluate(SaeuronGuardError):
     """A verification could not be carried out: neither passed nor failed."""

@@ -17,6 +17,12 @@ STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong
 
 LARGEST_STRENGTH: Final = 10.0
 
+LARGEST_FIGURE: Final = 1e9
+"""Bound on multipliers, means and thresholds: products of two of them with a latent stay far below float32's limit."""
+
+LARGEST_TIMESTEP: Final = 1_000_000
+"""Bound on timesteps; schedulers of diffusers count 1000 of them."""
+
 BRANCHES: Final = ("conditional", "all")
 """Which branches of classifier-free guidance a guard edits; the first is the default."""
 
@@ -64,6 +70,10 @@ CONFIDENCE: Final = 0.95
 SLUG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}")
 FEATURE: Final = re.compile(r"(?P<sae>[A-Za-z0-9][A-Za-z0-9._/-]*):(?P<index>[0-9]{1,7})")
 """A feature's name, ``sae:index``."""
+
+
+HOOKPOINT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z0-9_]{1,64}){1,15}")
+"""A dotted module path from the pipeline, ``unet.up_blocks.1.attentions.1``."""
 
 
 def feature_name(sae: str, index: int) -> str:

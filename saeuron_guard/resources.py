@@ -1,11 +1,12 @@
 """Where the shipped data lies: beside the package in a checkout, inside it when installed from a wheel.
 
-And how files that took long to make are written.
+And how files are read that may be anybody's, and written that took long to make.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise ArtefactError(f"{relative!r} leads outside {root}; give a path below it")
     return path
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The bytes of ``path``; ArtefactError when it is missing, not a regular file, or longer than ``limit``.
+
+    Neither waits, as opening a pipe would, nor takes the memory for a file that is too long.
+    """
+    try:
+        with open(path, "rb", opener=_open_at_once) as stream:
+            state = os.fstat(stream.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise ArtefactError(f"{path}: not a regular file")
+            if state.st_size > limit:
+                raise ArtefactError(f"{path}: has {state.st_size} bytes, expected at most {limit}")
+            data = stream.read(state.st_size + 1)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(data) != state.st_size:
+        raise ArtefactError(f"{path}: changed while it was read; read it again")
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_whole(path: Path, content: str | Iterable[bytes | memoryview]) -> None:

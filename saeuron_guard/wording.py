@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _LONGEST = 60
+_LONGEST_LINE = 400
 
 
 def describe(value: Any) -> str:
@@ -28,6 +29,16 @@ def describe(value: Any) -> str:
 def quote(text: str) -> str:
     """``text`` in quotes, on one line, cut when long."""
     return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+
+
+def one_line(text: str) -> str:
+    """``text`` from a file that may be anybody's, fit for a message: printable, and cut when very long."""
+    return printable(text if len(text) <= _LONGEST_LINE else text[: _LONGEST_LINE - 3] + "...")
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, without characters that a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

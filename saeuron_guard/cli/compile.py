@@ -78,7 +78,6 @@ def write_guard(config: GuardConfig, root: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
             written = Path(scratch) / "guard"
-            written.mkdir()
             guard.save(written)
             if folder.exists():
                 folder.rename(Path(scratch) / "replaced")

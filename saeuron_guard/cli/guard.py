@@ -1,4 +1,4 @@
-"""``guard``: look into a compiled guard without loading a model."""
+"""``guard inspect``: look into a compiled guard without loading a model."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from saeuron_guard.cli.compile import summary
 from saeuron_guard.compiler.waived import applied_lines
-from saeuron_guard.errors import ArtefactError
+from saeuron_guard.wording import count_of, printable
 
 if TYPE_CHECKING:
-    from saeuron_guard.compiler.config import GuardConfig, HookpointConfig
+    from saeuron_guard.compiler.config import HookpointConfig
+    from saeuron_guard.guard.folder import CheckedFolder
 
 
 @click.group()
 def guard() -> None:
-    """Look into a compiled guard."""
+    """Look into a compiled guard, and into what guards decided."""
 
 
 @guard.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--format", "layout", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def inspect(folder: Path, layout: str) -> None:
-    """Check a guard folder's configuration and say what the guard does.
+    """Check a guard folder, its weights included, bit for bit, and say what the guard does.
 
     \b
     Example:
       saeuron-guard guard inspect build/no-weapons
     """
-    config = read_guard(folder)
+    from saeuron_guard.guard.folder import check_folder
+
+    checked = check_folder(folder)
     if layout == "json":
-        click.echo(json.dumps(asdict(config), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(as_json(checked), indent=2, ensure_ascii=False))
     else:
-        click.echo("\n".join(as_text(config, datetime.now(UTC).date())))
+        click.echo("\n".join(map(printable, as_text(checked, datetime.now(UTC).date()))))
 
 
 _BRANCHES = {
@@ -47,27 +50,21 @@ _BRANCHES = {
 }
 
 
-def read_guard(folder: Path) -> GuardConfig:
-    """The configuration of the guard in ``folder``; raises ArtefactError when it is not a sound guard folder."""
-    from saeuron_guard.compiler.files import parse_guard_json
-
-    for name in ("guard.json", "guard.safetensors"):
-        if not (folder / name).is_file():
-            raise ArtefactError(f'{folder}: no {name}; write a guard folder with "saeuron-guard compile"')
-    path = folder / "guard.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: cannot be read: {error}") from error
-    return parse_guard_json(text, str(path))
+def as_json(checked: CheckedFolder) -> dict[str, Any]:
+    """The whole configuration, and what was found of the weights; a guard whose weights are others is not shown."""
+    saes = [{"hookpoint": point.hookpoint, "digest": point.sae_digest} for point in checked.config.hookpoints]
+    return {**asdict(checked.config), "weights": {"verified": True, "bytes": len(checked.weights), "saes": saes}}
 
 
-def as_text(config: GuardConfig, today: date) -> Iterator[str]:
+def as_text(checked: CheckedFolder, today: date) -> Iterator[str]:
     """A guard as lines for a terminal, its waivers as they stand ``today``."""
+    config = checked.config
     yield f"policy {config.policy_name} {config.policy_version}, {config.policy_digest}"
     yield f"guard  {config.digest}"
     yield f"model  {config.model}, {config.model_fingerprint}"
     yield f"edits  {_BRANCHES[config.branches]}"
+    saes = count_of(len(config.hookpoints), "SAE")
+    yield f"weights are the pinned ones: {saes}, {len(checked.weights)} bytes, every digest computed anew"
     yield summary(config)
     yield from applied_lines(config.waivers, today)
     for hookpoint in config.hookpoints:

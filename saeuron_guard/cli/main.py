@@ -50,7 +50,11 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
         ),
     ),
     "compile": LazyCommand("saeuron_guard.cli.compile:compile_command", "Turn a policy into a guard folder."),
-    "guard": LazyCommand("saeuron_guard.cli.guard:guard", "Look into a compiled guard."),
+    "guard": LazyCommand(
+        "saeuron_guard.cli.guard:guard",
+        "Look into a compiled guard, and into what guards decided.",
+        members=("saeuron_guard.cli.decisions:decisions",),
+    ),
     "generate": LazyCommand("saeuron_guard.cli.generate:generate", "Draw a picture without and with the guard."),
     "verify": LazyCommand("saeuron_guard.cli.verify:verify", "Pass or fail a policy on audit prompts."),
     "sae": LazyCommand(

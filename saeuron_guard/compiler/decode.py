@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import fields, is_dataclass
 from functools import cache
+from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from saeuron_guard.wording import describe, quote
 
 T = TypeVar("T")
 
@@ -17,10 +20,15 @@ class MalformedError(ValueError):
 def decode(kind: type[T], value: Any, where: str) -> T:
     """``value`` as ``kind``: a dataclass of such types, ``tuple[X, ...]``, str, bool, int or float.
 
+    Any of them may be ``X | None``.
     ``where`` is the place of ``value`` in the document, for messages.
     Raises MalformedError for missing and unknown keys, other types (true is not a number) and numbers that are not
     finite.
     """
+    if get_origin(kind) is UnionType:
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        if value is None:
+            return cast(T, None)
     if is_dataclass(kind):
         return cast(T, _decode_object(kind, value, where))
     if get_origin(kind) is tuple:
@@ -37,7 +45,7 @@ def _decode_object(kind: Any, value: Any, where: str) -> Any:
     hints = _hints(kind)
     for name in value:
         if name not in hints:
-            raise MalformedError(f"unknown key {name!r} in {where or 'the top level'}")
+            raise MalformedError(f"unknown key {quote(name)} in {where or 'the top level'}")
     for name in hints:
         if name not in value:
             raise MalformedError(f"key {name!r} is missing in {where or 'the top level'}")
@@ -49,6 +57,8 @@ def _decode_scalar(kind: type[Any], value: Any, where: str) -> Any:
         if not math.isfinite(value):
             raise _unexpected("a finite number", value, where)
         return float(value)
+    if kind is str and isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _unexpected("text without halves of surrogate pairs", ascii(value)[1:-1], where)
     if type(value) is not kind:
         raise _unexpected(
             {str: "text", bool: "true or false", int: "a whole number", float: "a number"}[kind], value, where
@@ -67,4 +77,6 @@ def _below(where: str, name: str) -> str:
 
 
 def _unexpected(expected: str, value: Any, where: str) -> MalformedError:
-    return MalformedError(f"{where or 'the document'} is {str(value)[:40]!r}, expected {expected}")
+    # Not str(value): that of a list may be as long as the file.
+    got = describe(value) if isinstance(value, list | dict) else repr(str(value)[:40])
+    return MalformedError(f"{where or 'the document'} is {got}, expected {expected}")

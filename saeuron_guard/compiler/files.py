@@ -7,10 +7,12 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from saeuron_guard.compiler.config import GuardConfig
-from saeuron_guard.compiler.decode import MalformedError, decode
+from saeuron_guard.compiler.decode import decode
 from saeuron_guard.compiler.soundness import unsound
 from saeuron_guard.digests import canonical_json, digest_of
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.strict_json import read_json
+from saeuron_guard.wording import one_line
 
 _ONE_LINE: Final = frozenset({"features", "merges", "collisions", "waivers"})
 """Lists whose entries take one line each, so that a diff shows one changed feature as one changed line."""
@@ -38,17 +40,16 @@ def parse_guard_json(text: str, file: str) -> GuardConfig:
     does not have the digest that it states.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        config = decode(GuardConfig, value, "")
-    except (MalformedError, json.JSONDecodeError, RecursionError) as error:
+        config = decode(GuardConfig, read_json(text), "")
+    except ValueError as error:
         raise _broken(file, str(error)) from error
     for problem in unsound(config):
         raise _broken(file, problem)
     actual = guard_digest(config)
     if config.digest != actual:
         raise ArtefactError(
-            f"{file}: the contents have digest {actual}, but the file states {config.digest}: it was changed by hand "
-            f"or damaged. Compile the policy again."
+            f"{file}: the contents have digest {actual}, but the file states {one_line(config.digest)}: it was changed "
+            "by hand or damaged. Compile the policy again."
         )
     return config
 
@@ -66,7 +67,7 @@ def _plain(value: Any) -> Any:
 
 
 def _broken(file: str, problem: str) -> ArtefactError:
-    return ArtefactError(f"{file}: not a sound guard configuration: {problem}. Compile the policy again.")
+    return ArtefactError(f"{file}: not a sound guard configuration: {one_line(problem)}. Compile the policy again.")
 
 
 def _render(value: Any, depth: int, key: str) -> str:
@@ -78,16 +79,3 @@ def _render(value: Any, depth: int, key: str) -> str:
         line = canonical_json if key in _ONE_LINE else lambda entry: _render(entry, depth + 1, "")
         return "[\n" + ",\n".join(inner + line(entry) for entry in value) + f"\n{outer}]"
     return canonical_json(value)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedError(f"key {twice!r} occurs twice in one object")
-    return value
-
-
-def _no_constant(text: str) -> float:
-    raise MalformedError(f"{text} is not a number that JSON knows")

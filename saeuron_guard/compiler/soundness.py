@@ -7,7 +7,18 @@ from itertools import pairwise
 from typing import Final
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
-from saeuron_guard.names import ACTIONS, BRANCHES, FEATURE, GUARD_FORMAT, LARGEST_STRENGTH, MODES
+from saeuron_guard.names import (
+    ACTIONS,
+    BRANCHES,
+    FEATURE,
+    GUARD_FORMAT,
+    HOOKPOINT,
+    LARGEST_FIGURE,
+    LARGEST_STRENGTH,
+    LARGEST_TIMESTEP,
+    MODES,
+)
+from saeuron_guard.wording import one_line, quote
 
 RUN_ACTIONS: Final = ACTIONS
 """Those actions that this release carries out."""
@@ -19,6 +30,9 @@ def unsound(config: GuardConfig) -> Iterator[str]:
         yield f"format is {config.format!r}, this release reads {GUARD_FORMAT!r}"
     if config.branches not in BRANCHES:
         yield f"branches is {config.branches!r}, expected {' or '.join(BRANCHES)}"
+    for text in _names(config):
+        if text != one_line(text):
+            yield f"{quote(text)} is no name, expected one line without control characters"
     hookpoints = [hookpoint.hookpoint for hookpoint in config.hookpoints]
     if not hookpoints:
         yield "hookpoints is empty"
@@ -32,14 +46,27 @@ def unsound(config: GuardConfig) -> Iterator[str]:
             yield f"{feature!r} is not the name of a feature, expected sae:index"
 
 
+def _names(config: GuardConfig) -> Iterator[str]:
+    """Everything that the program prints as a name."""
+    yield from (config.policy_name, config.policy_version, config.policy_digest, config.model, config.model_fingerprint)
+    for hookpoint in config.hookpoints:
+        yield from (hookpoint.sae, hookpoint.sae_path, hookpoint.sae_digest)
+        for rule in hookpoint.rules:
+            yield from (rule.concept, rule.domain, rule.severity)
+
+
 def _unsound_hookpoint(hookpoint: HookpointConfig) -> Iterator[str]:
     name = hookpoint.hookpoint
+    if not HOOKPOINT.fullmatch(name):
+        yield f"{quote(name)} is no hookpoint, expected a dotted module path such as unet.mid_block"
     if min(hookpoint.d_in, hookpoint.num_latents, hookpoint.k) < 1 or hookpoint.k > hookpoint.num_latents:
         yield f"{name}: d_in, num_latents and k must be at least 1, and k at most num_latents"
     if not hookpoint.timesteps or any(earlier <= later for earlier, later in pairwise(hookpoint.timesteps)):
         yield f"{name}: timesteps must be a strictly falling list, not empty"
-    if hookpoint.largest_gap < 0:
-        yield f"{name}: largest_gap is {hookpoint.largest_gap}, expected 0 or more"
+    if any(not 0 <= time <= LARGEST_TIMESTEP for time in hookpoint.timesteps):
+        yield f"{name}: a timestep is not from 0 to {LARGEST_TIMESTEP}"
+    if not 0 <= hookpoint.largest_gap <= LARGEST_TIMESTEP:
+        yield f"{name}: largest_gap is {hookpoint.largest_gap}, expected 0 to {LARGEST_TIMESTEP}"
     concepts = [rule.concept for rule in hookpoint.rules]
     if not concepts or len(set(concepts)) != len(concepts):
         yield f"{name}: expected at least one rule, and one for each concept"
@@ -56,12 +83,16 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
         yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
     if not 0 <= rule.strength <= LARGEST_STRENGTH:
         yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
+    if abs(rule.multiplier) > LARGEST_FIGURE:
+        yield f"{where}: multiplier is {rule.multiplier:g}, expected at most {LARGEST_FIGURE:g} either way"
     indices = [edit.index for edit in rule.features]
     if len(set(indices)) != len(indices):
         yield f"{where}: one feature occurs twice"
     for edit in rule.features:
         if not 0 <= edit.index < hookpoint.num_latents:
             yield f"{where}: feature {edit.index} does not exist, the SAE has {hookpoint.num_latents}"
+        if any(abs(figure) > LARGEST_FIGURE for figure in (*edit.mean, *edit.threshold)):
+            yield f"{where}, feature {edit.index}: a mean or threshold is beyond {LARGEST_FIGURE:g}"
         sizes = {len(edit.active), len(edit.mean), len(edit.threshold)}
         if sizes != {len(hookpoint.timesteps)}:
             yield (

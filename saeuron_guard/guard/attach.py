@@ -13,12 +13,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
-from saeuron_guard.guard import runtime as runtime_module
 from saeuron_guard.guard.branches import is_guided, stacks_branches, unconditional_rows
 from saeuron_guard.guard.bypass import refuse_bypasses
 from saeuron_guard.guard.denoisers import refuse_other_time, timesteps_per_unit
 from saeuron_guard.guard.graph_runtime import GraphGeneration, GraphRuntime
-from saeuron_guard.guard.runtime import CAUSES, Runtime
+from saeuron_guard.guard.recording import Recorder, recorded, request_of
+from saeuron_guard.guard.runtime import CAUSES, Generation, Runtime
+from saeuron_guard.guard.succession import Succession
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
 from saeuron_guard.names import GATES
@@ -63,7 +64,11 @@ def block_at(denoiser: nn.Module, hookpoint: str) -> nn.Module:
 
 
 class Attachment:
-    """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``."""
+    """One guard on one pipeline, from ``install`` to ``remove``; ``branches`` is one of ``names.BRANCHES``.
+
+    ``recorder`` keeps what was decided of each image.  With a ``predecessor``, ``install`` puts the hooks beside that
+    one's, which stays active until ``succession.hand_over``.
+    """
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Attachment:
         tables: Mapping[str, HookpointTables],
         branches: str = "all",
         gate: str = GATES[0],
+        recorder: Recorder | None = None,
+        predecessor: Attachment | None = None,
     ) -> None:
         arguments = list(inspect.signature(type(_original(site.denoiser)).forward).parameters)[1:]
         if "timestep" not in arguments:
@@ -79,23 +86,30 @@ class Attachment:
         self.pipe = pipe
         self.site = site
         known = branches == "conditional" and stacks_branches(type(pipe))
+        self.succession: Succession[Attachment] = predecessor.succession if predecessor else Succession(self)
         self.gate = gate
         self.runtime: Runtime | GraphRuntime
         scale = timesteps_per_unit(_original(site.denoiser))
         if gate == "exact":
             rows = functools.partial(unconditional_rows, pipe) if known else None
             self.runtime = Runtime(tables, arguments, rows, scale)
+            self.runtime.acts = functools.partial(self.succession.acts, self)
         else:
             guided = functools.partial(is_guided, pipe) if known else None
             self.runtime = GraphRuntime(tables, arguments, guided, scale)
         self.handles: dict[str, RemovableHandle] = {}
-        self._pipeline_class = type(pipe)
-        self._guarded_class: type | None = None
+        self.recorder = recorder
+        self.stock_class: type = predecessor.stock_class if predecessor else type(pipe)
+        self.watched_class: type | None = predecessor.watched_class if predecessor else None
         self._modules = dict(site.denoiser.named_modules())
 
     def install(self) -> None:
         """Put the hooks and the watch over the pipeline's calls in place."""
-        refuse_guarded(self.pipe, self.site)
+        former = self.succession.active
+        if former is self:
+            refuse_guarded(self.pipe, self.site)
+        else:
+            refuse_succession(former, self.site)
         denoiser = self.site.denoiser
         self.handles["denoiser's watch"] = denoiser.register_forward_pre_hook(self._watch())
         before, after = self.runtime.before_denoiser(), self.runtime.after_denoiser()
@@ -103,29 +117,36 @@ class Attachment:
         for hookpoint, block in self.site.blocks.items():
             self.handles[hookpoint] = block.register_forward_hook(self.runtime.at_hookpoint(hookpoint))
         self.handles["denoiser's end"] = denoiser.register_forward_hook(after, always_call=True)
-        self._guarded_class = guarded_class(self._pipeline_class, self)
-        self.pipe.__class__ = self._guarded_class
+        if self.watched_class is None:
+            self.watched_class = guarded_class(self.stock_class, self.succession)
+            self.pipe.__class__ = self.watched_class
 
-    def remove(self) -> None:
-        """Take everything out again; the pipeline is then as it was."""
+    def retire(self) -> None:
+        """Take the hooks out again; the watch over the pipeline's calls is the successor's."""
         for handle in self.handles.values():
             handle.remove()
         self.handles.clear()
-        if type(self.pipe) is self._guarded_class:
-            self.pipe.__class__ = self._pipeline_class
+
+    def remove(self) -> None:
+        """Take everything out again; the pipeline is then as it was."""
+        self.retire()
+        if type(self.pipe) is self.watched_class:
+            self.pipe.__class__ = self.stock_class
 
     def run(self, pipe: Any, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make one pipeline call; its images leave only if the guard ran in every denoising step of it."""
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
-        self.check_in_place(pipe)
-        if isinstance(self.runtime, GraphRuntime):
-            self.runtime.prepare(device_of(self.site.denoiser))
-        with self.runtime.generation() as generation:
-            output = call(pipe, *args, **kwargs)
-            generation.images.images = _image_count(output)
-        self.check_in_place(pipe)
-        check_steps(pipe, generation.tally)
+        with recorded(self.recorder, request_of(call, pipe, args, kwargs)) as record:
+            self.check_in_place(pipe)
+            if isinstance(self.runtime, GraphRuntime):
+                self.runtime.prepare(device_of(self.site.denoiser))
+            with self.runtime.generation() as generation:
+                record.generation = generation if isinstance(generation, Generation) else None
+                output = call(pipe, *args, **kwargs)
+                generation.images.images = _image_count(output)
+            self.check_in_place(pipe)
+            check_steps(pipe, generation.tally)
         return output
 
     def check_in_place(self, pipe: Any) -> None:
@@ -196,10 +217,29 @@ def check_steps(pipe: Any, tally: Tally | GraphGeneration) -> None:
         )
 
 
+def refuse_succession(former: Attachment, site: Site) -> None:
+    """Raise unless a guard at ``site`` can follow ``former``, which has to be in place itself."""
+    former.check_in_place(former.pipe)
+    if former.gate != "exact":
+        raise GuardNotEffective(
+            f"with the gate {former.gate!r} a guard is part of the model's graph; detach it and attach the other"
+        )
+    if site.denoiser is not former.site.denoiser:
+        raise ModelMismatch(
+            f"the guard is for pipe.{site.component}, the active one for pipe.{former.site.component}; detach that one "
+            "and attach the other"
+        )
+    if _compiled(site.denoiser):
+        raise GuardNotEffective(
+            f"pipe.{site.component} is compiled as a whole, and hooks that are put in now would be ignored; detach the "
+            "guard, load the model anew and attach the other guard before it is compiled"
+        )
+
+
 def refuse_guarded(pipe: Any, site: Site) -> None:
     """Raise GuardNotEffective when the denoiser, or the pipeline, already carries a guard's hooks."""
     hooks = site.denoiser._forward_pre_hooks.values()  # noqa: SLF001 - torch has no public list of hooks
-    if any(getattr(hook, "__module__", None) == runtime_module.__name__ for hook in hooks):
+    if any((getattr(hook, "__module__", None) or "").startswith(_OUR_HOOKS) for hook in hooks):
         raise GuardNotEffective(
             f"pipe.{site.component} already carries a guard (of this pipeline, of one that shares the model, or of the "
             "one it was copied from); detach that first"
@@ -210,10 +250,11 @@ def refuse_guarded(pipe: Any, site: Site) -> None:
         )
 
 
+_OUR_HOOKS = "saeuron_guard.guard."
 _MARK = "_saeuron_guarded"
 
 
-def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
+def guarded_class(base: type[Any], succession: Succession[Attachment]) -> type[Any]:
     """A subclass of a pipeline's class that differs in ``__call__``, and in that it refuses to be copied.
 
     It bears the same name, module and signature, because diffusers writes the class's name into saved pipelines and
@@ -222,7 +263,8 @@ def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
 
     @functools.wraps(base.__call__)
     def guarded_call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return attachment.run(self, base.__call__, args, kwargs)
+        with succession.turn() as attachment:
+            return attachment.run(self, base.__call__, args, kwargs)
 
     def refuse_copy(_self: Any, _protocol: Any) -> Any:
         raise GuardNotEffective(
@@ -234,6 +276,11 @@ def guarded_class(base: type[Any], attachment: Attachment) -> type[Any]:
     own = {"__call__": guarded_call, "__reduce_ex__": refuse_copy, _MARK: True}
     metaclass: Any = type(base)
     return metaclass(base.__name__, (base,), {**names, **own})
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether torch.compile has wrapped ``module`` or replaced its call."""
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _original(module: nn.Module) -> nn.Module:

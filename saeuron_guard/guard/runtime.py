@@ -80,6 +80,8 @@ class Runtime:
         self._timesteps_per_unit = timesteps_per_unit
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
+        self.acts: Callable[[], bool] = lambda: True
+        """Whether the model's calls in this thread are this guard's to watch; only guards in succession differ."""
         self._total = Tally()
         self._last = ImageTally()
         self._lock = threading.Lock()
@@ -120,8 +122,13 @@ class Runtime:
     def before_denoiser(self) -> Callable[..., None]:
         """A forward pre-hook, with keyword arguments: notes the timestep of the call that begins."""
 
-        def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
             self._state.call = None
+            # torch marks a hook as one with keyword arguments after it has put it there, so that in another thread it
+            # may be called without, while guards follow one another; it does not act there then.
+            if not self.acts():
+                return
+            kwargs = kwargs or {}
             timestep = _as_rows(self._argument("timestep", args, kwargs)) * self._timesteps_per_unit
             sample = self._argument(self._arguments[0], args, kwargs)
             if timestep.is_meta or getattr(sample, "is_meta", False):
@@ -139,6 +146,8 @@ class Runtime:
         """A forward hook: edits the block's output for the timestep of the denoiser call under way."""
 
         def edit_output(_module: nn.Module, _args: Any, output: Any) -> Any:
+            if not self.acts():
+                return output
             call = self._state.call
             if call is None:
                 raise GuardNotEffective(
@@ -156,7 +165,7 @@ class Runtime:
 
         def check_passes(_module: nn.Module, _args: Any, output: Any) -> None:
             call, self._state.call = self._state.call, None
-            if output is None:  # an exception is on its way; nothing left the denoiser
+            if output is None or not self.acts():  # None: an exception is on its way; nothing left the denoiser
                 return
             passed = set(call.passes) if call else set()
             missing = [hookpoint for hookpoint in self._tables if hookpoint not in passed]

@@ -56,7 +56,7 @@ class SparseCoderConfig:
         """
         try:
             fields = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtefactError(f"{file}: not JSON ({error})") from None
         if not isinstance(fields, dict):
             raise ArtefactError(f"{file}: expected an object with d_in, num_latents and k")

@@ -12,6 +12,7 @@ from torch import Tensor
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.sae import files
 from saeuron_guard.sae.config import SparseCoderConfig
+from saeuron_guard.sae.header import entries
 
 ROUNDING: Final = 1e-5
 """Norms of decoder rows that differ by less are equal: float32 sums of a thousand squares agree no better."""
@@ -60,7 +61,7 @@ class Converted:
 
 def check_header(header: str, plan: Plan, place: str) -> None:
     """Raise ArtefactError with every tensor that is missing, unknown, of another shape or not floating point."""
-    described = files.entries(header, place)
+    described = entries(header, place)
     known = {**plan.optional, **plan.shapes}
     problems = [f"{name} is missing" for name in sorted(plan.shapes.keys() - described.keys())]
     problems += [f"{name} is not known" for name in sorted(described.keys() - known.keys())]

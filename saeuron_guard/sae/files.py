@@ -9,7 +9,6 @@ still answers to the digest that the registry recorded.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,7 @@ from torch import Tensor
 
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.sae.config import SparseCoderConfig
-
-LARGEST_CONFIG = 1 << 16
-LARGEST_HEADER = 1 << 20
-LARGEST_WEIGHTS = 1 << 33
-"""Bytes that are read at most: 64 KiB of cfg.json, 1 MiB of header, 8 GiB of weights (SD 1.5's SAEs have 0.2 GiB)."""
-
-_LENGTH = 8
-"""A safetensors file begins with the length of its header, 8 bytes, little-endian."""
+from saeuron_guard.sae.header import LENGTH, by_offset, check_layout, entries, split_header
 
 STORED_DTYPES: dict[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -42,28 +34,6 @@ class StoredWeights:
     tensors: dict[str, Tensor]
 
 
-def expected_shapes(config: SparseCoderConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of ``sae.safetensors``."""
-    return {
-        "encoder.weight": (config.num_latents, config.d_in),
-        "encoder.bias": (config.num_latents,),
-        "W_dec": (config.num_latents, config.d_in),
-        "b_dec": (config.d_in,),
-    }
-
-
-def read_limited(path: Path, limit: int) -> bytes:
-    """The bytes of ``path``; ArtefactError when it is missing, not a file, or longer than ``limit``."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(data) > limit:
-        raise ArtefactError(f"{path}: longer than the {limit} bytes that are accepted")
-    return data
-
-
 def check_digest(data: bytes, expected: str, path: Path) -> None:
     """Raise ArtefactError unless the digest of ``data`` is ``expected``."""
     actual = "sha256:" + hashlib.sha256(data).hexdigest()
@@ -71,55 +41,6 @@ def check_digest(data: bytes, expected: str, path: Path) -> None:
         raise ArtefactError(
             f"{path}: not the pinned file (expected {expected}, got {actual}); restore it, or record the new digest"
         )
-
-
-def split_header(data: bytes, path: Path) -> str:
-    """The text of the header of safetensors bytes."""
-    length = int.from_bytes(data[:_LENGTH], "little")
-    if len(data) < _LENGTH or length > min(LARGEST_HEADER, len(data) - _LENGTH):
-        raise ArtefactError(f"{path}: truncated, or not a safetensors file")
-    try:
-        return data[_LENGTH : _LENGTH + length].decode("utf-8")
-    except UnicodeDecodeError:
-        raise ArtefactError(f"{path}: not a safetensors file (its header is not text)") from None
-
-
-def entries(header: str, place: str) -> dict[str, dict[str, Any]]:
-    """The tensors that a header describes: name -> dtype, shape, data_offsets; ArtefactError when malformed."""
-    try:
-        fields = json.loads(header)
-        described = {name: entry for name, entry in fields.items() if name != "__metadata__"}
-        sound = all(_is_entry(entry) for entry in described.values())
-    except (ValueError, AttributeError):
-        sound, described = False, {}
-    if not sound:
-        raise ArtefactError(f"{place}: not a safetensors file (its header is malformed)")
-    return described
-
-
-def _is_entry(entry: object) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        return False
-    return all(
-        isinstance(numbers := entry.get(name), list) and all(isinstance(number, int) for number in numbers)
-        for name in ("shape", "data_offsets")
-    )
-
-
-def check_layout(header: str, config: SparseCoderConfig, place: str) -> None:
-    """Raise ArtefactError unless ``header`` describes exactly the tensors of ``config`` in dtypes that are read."""
-    described = entries(header, place)
-    shapes = expected_shapes(config)
-    if set(described) != set(shapes):
-        missing, extra = sorted(shapes.keys() - described.keys()), sorted(described.keys() - shapes.keys())
-        raise ArtefactError(f"{place}: tensors {missing} missing and {extra} unexpected; expected sparsify's keys")
-    for name, shape in shapes.items():
-        if tuple(described[name]["shape"]) != shape:
-            raise ArtefactError(f"{place}: {name} has shape {described[name]['shape']}, expected {list(shape)}")
-        if described[name]["dtype"] not in STORED_DTYPES:
-            raise ArtefactError(
-                f"{place}: {name} is stored as {described[name]['dtype']}, expected one of {sorted(STORED_DTYPES)}"
-            )
 
 
 def parse_weights(data: bytes, config: SparseCoderConfig, path: Path) -> StoredWeights:
@@ -158,9 +79,9 @@ def digest_of_weights(stored: StoredWeights, place: str) -> str:
 def file_chunks(stored: StoredWeights, place: str) -> list[bytes | memoryview]:
     """The bytes of ``sae.safetensors`` in pieces: length, header, tensors in the order of their offsets."""
     header = stored.header.encode("utf-8")
-    chunks: list[bytes | memoryview] = [len(header).to_bytes(_LENGTH, "little"), header]
+    chunks: list[bytes | memoryview] = [len(header).to_bytes(LENGTH, "little"), header]
     described = entries(stored.header, place)
-    for name in sorted(described, key=lambda name: tuple(described[name]["data_offsets"])):
+    for name in by_offset(described):
         tensor = stored.tensors.get(name)
         if tensor is None:
             raise ArtefactError(f"{place}: {name} is missing")

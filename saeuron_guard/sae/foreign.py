@@ -10,7 +10,7 @@ from typing import Any, Final
 from saeuron_guard.errors import ArtefactError
 from saeuron_guard.sae.config import SparseCoderConfig
 from saeuron_guard.sae.conversion import Plan
-from saeuron_guard.sae.files import expected_shapes
+from saeuron_guard.sae.header import expected_shapes
 from saeuron_guard.wording import one_of
 
 _SPARSIFY_NAMES: Final = {name: (name, False) for name in ("encoder.weight", "encoder.bias", "W_dec", "b_dec")}

@@ -24,6 +24,7 @@ from saeuron_guard.resources import inside
 from saeuron_guard.sae import files
 from saeuron_guard.sae.conversion import Converted, Plan, check_header, convert
 from saeuron_guard.sae.foreign import plan_of, stated_hookpoint
+from saeuron_guard.sae.header import split_header
 from saeuron_guard.sae.source import CONFIG_FILE, Checkpoint, read_checkpoint
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from saeuron_guard.wording import did_you_mean, quote
@@ -137,7 +138,7 @@ def _converted(
         )
     weights = next(name for name in checkpoint.files if name != CONFIG_FILE)
     place = f"{checkpoint.place}/{weights}"
-    check_header(files.split_header(checkpoint.weights, Path(place)), plan, place)
+    check_header(split_header(checkpoint.weights, Path(place)), plan, place)
     try:
         stored = load(checkpoint.weights)
     except (SafetensorError, ValueError) as error:

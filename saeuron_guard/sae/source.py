@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.resources import read_limited
 from saeuron_guard.sae import hub
-from saeuron_guard.sae.files import LARGEST_CONFIG, LARGEST_WEIGHTS, read_limited
+from saeuron_guard.sae.header import LARGEST_CONFIG, LARGEST_WEIGHTS
 from saeuron_guard.wording import did_you_mean, quote
 
 CONFIG_FILE: Final = "cfg.json"
@@ -126,6 +127,4 @@ def _read_inside(path: Path, boundary: Path, limit: int) -> bytes:
     real = path.resolve()
     if not real.is_relative_to(boundary.resolve()):
         raise ArtefactError(f"{path}: is a link out of {boundary}, to {real}; copy the file, or give the hub id")
-    if real.is_file() and (size := real.stat().st_size) > limit:
-        raise ArtefactError(f"{path}: has {size} bytes, expected at most {limit}")
     return read_limited(real, limit)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.resources import read_limited
 from saeuron_guard.sae import files
 from saeuron_guard.sae.config import SparseCoderConfig
+from saeuron_guard.sae.header import LARGEST_CONFIG, LARGEST_WEIGHTS, entries
 from saeuron_guard.shapes import Activations, FeatureIndices, Latents, SelectedLatents
 
 CONFIG_FILE = "cfg.json"
@@ -96,7 +98,7 @@ class SparseCoder(nn.Module):
         state = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
         if dtype is not None or self._header is None:
             return files.serialise({name: tensor.to(dtype).contiguous() for name, tensor in state.items()})
-        described = files.entries(self._header, WEIGHTS_FILE)
+        described = entries(self._header, WEIGHTS_FILE)
         dtypes = {name: files.STORED_DTYPES[entry["dtype"]] for name, entry in described.items()}
         return files.StoredWeights(self._header, {name: state[name].to(dtypes[name]).contiguous() for name in dtypes})
 
@@ -113,10 +115,10 @@ class SparseCoder(nn.Module):
         ``digest`` pins. The bytes that are checked are the bytes that are used.
         """
         folder = Path(folder)
-        text = files.read_limited(folder / CONFIG_FILE, files.LARGEST_CONFIG)
+        text = read_limited(folder / CONFIG_FILE, LARGEST_CONFIG)
         config = SparseCoderConfig.parse(text.decode("utf-8", errors="replace"), str(folder / CONFIG_FILE))
         path = folder / WEIGHTS_FILE
-        data = files.read_limited(path, files.LARGEST_WEIGHTS)
+        data = read_limited(path, LARGEST_WEIGHTS)
         if digest is not None:
             files.check_digest(data, digest, path)
         return cls.from_stored(config, files.parse_weights(data, config, path))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,18 +13,27 @@ from click.testing import CliRunner
 
 from saeuron_guard.cli.compile import refuse_to_lose_files
 from saeuron_guard.cli.main import program
+from saeuron_guard.compiler.files import guard_digest, parse_guard_json
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.guard.bundle import write_bundle
 from saeuron_guard.resources import data_folder
 from tests.compiler.test_cases import compile_case
+from tests.tiny import make_coder
 
 CASE = Path(__file__).parents[1] / "compiler" / "cases" / "stronger-rule-keeps-shared-feature"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A guard folder; inspecting reads only the configuration, so the weights are a stand-in."""
-    (tmp_path / "guard.json").write_text(compile_case(CASE), encoding="utf-8")
-    (tmp_path / "guard.safetensors").write_bytes(b"stand-in")
+    """The guard folder of a case of the compiler, with SAEs of random weights."""
+    config = parse_guard_json(compile_case(CASE), "guard.json")
+    coders = {
+        point.hookpoint: make_coder(d_in=point.d_in, num_latents=point.num_latents, k=point.k)
+        for point in config.hookpoints
+    }
+    points = tuple(replace(point, sae_digest=coders[point.hookpoint].digest) for point in config.hookpoints)
+    unpinned = replace(config, hookpoints=points)
+    write_bundle(tmp_path, replace(unpinned, digest=guard_digest(unpinned)), coders)
     return tmp_path
 
 
@@ -37,14 +49,19 @@ def test_inspect_shows_what_a_guard_does(folder: Path) -> None:
         "knife (object): scale, enforce, strength 1.5, multiplier -20, 3 features",
         "3 timesteps 900..100, largest gap 400",
         "objects:3 is edited for knife",
+        "weights are the pinned ones: 1 SAE, ",
     ):
         assert expected in result.stdout
 
 
 def test_inspect_gives_the_same_as_json(folder: Path) -> None:
-    """The JSON form holds the whole configuration."""
+    """The JSON form holds the whole configuration, and says which weights were verified."""
     result = CliRunner().invoke(program, ["guard", "inspect", str(folder), "--format", "json"])
-    assert json.loads(result.stdout) == json.loads((folder / "guard.json").read_text(encoding="utf-8"))
+    shown = json.loads(result.stdout)
+    weights = shown.pop("weights")
+    assert shown == json.loads((folder / "guard.json").read_text(encoding="utf-8"))
+    assert weights["verified"]
+    assert [sae["digest"] for sae in weights["saes"]] == [point["sae_digest"] for point in shown["hookpoints"]]
 
 
 @pytest.mark.parametrize("name", ["guard.json", "guard.safetensors"])
@@ -64,6 +81,25 @@ def test_inspect_refuses_a_changed_guard(folder: Path) -> None:
     result = CliRunner().invoke(program, ["guard", "inspect", str(folder)])
     assert result.exit_code == 3
     assert "changed by hand or damaged" in result.stderr
+
+
+def test_inspect_refuses_changed_weights(folder: Path) -> None:
+    """One bit of one weight is noticed, too, and torch is not loaded for it."""
+    path = folder / "guard.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    program_text = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from saeuron_guard.cli.main import program\n"
+        "program.main(['guard', 'inspect', sys.argv[1]])\n"
+    )
+    command = [sys.executable, "-c", program_text, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "not the SAE that the guard was compiled for" in done.stderr
+    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -46,7 +46,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "hookpoints[0].rules[0].strength is '1', expected a number",
     ),
     "truth for a number": (lambda v: feature(v).update(index=True), "index is 'True', expected a whole number"),
-    "object for a list": (lambda v: v.update(merges={}), "merges is '{}', expected a list"),
+    "object for a list": (lambda v: v.update(merges={}), "merges is a mapping, expected a list"),
     "no hookpoint": (lambda v: v.update(hookpoints=[]), "hookpoints is empty"),
     "hookpoint twice": (lambda v: v["hookpoints"].append(v["hookpoints"][0]), "one hookpoint occurs twice"),
     "rising timesteps": (lambda v: v["hookpoints"][0].update(timesteps=[1, 2, 3]), "strictly falling"),
@@ -62,7 +62,13 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown action": (lambda v: rule(v).update(action="erase"), "unknown action 'erase'"),
     "strength out of range": (lambda v: rule(v).update(strength=-1.0), "strength is -1, expected 0 to 10"),
     "odd feature name": (lambda v: v["merges"][0].update(feature="objects"), "not the name of a feature"),
-    "negative gap": (lambda v: v["hookpoints"][0].update(largest_gap=-1), "expected 0 or more"),
+    "negative gap": (lambda v: v["hookpoints"][0].update(largest_gap=-1), "largest_gap is -1, expected 0 to 1000000"),
+    "negative timestep": (lambda v: v["hookpoints"][0].update(timesteps=[2, 1, -1]), "a timestep is not from 0"),
+    "infinite in float32": (lambda v: feature(v).update(mean=[1e39] * 3), "a mean or threshold is beyond 1e+09"),
+    "huge multiplier": (lambda v: rule(v).update(multiplier=-1e300), "multiplier is -1e+300, expected at most"),
+    "beyond float64": (lambda v: rule(v).update(multiplier=10**400), "has 401 digits, expected at most 20"),
+    "path for a hookpoint": (lambda v: v["hookpoints"][0].update(hookpoint="../unet"), "is no hookpoint"),
+    "control characters": (lambda v: rule(v).update(concept="knife\x1b[2J"), r"'knife\x1b[2J' is no name"),
     "k above num_latents": (lambda v: v["hookpoints"][0].update(k=65), "k at most num_latents"),
 }
 
@@ -106,7 +112,7 @@ def test_an_unsound_guard_is_refused(name: str) -> None:
         ("[]", "expected an object"),
         ('{"digest": 1, "digest": 2}', "key 'digest' occurs twice"),
         ('{"digest": NaN}', "NaN is not a number"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_guard_at_all_is_refused(text: str, expected: str) -> None:

@@ -1,9 +1,10 @@
-"""One tiny pipeline for all tests of the guard; each test has to leave it as it found it."""
+"""One tiny pipeline for all tests of the guard, which each has to leave as it found it; and a guard's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +42,26 @@ def attach(pipe: StableDiffusionPipeline) -> Iterator[Callable[..., Guard]]:
             return guard
 
         yield make_and_attach
+
+
+@pytest.fixture(scope="session")
+def guard_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a guard."""
+    folder = tmp_path_factory.mktemp("sound")
+    make_guard().save(folder)
+    return {name: (folder / name).read_bytes() for name in ("guard.json", "guard.safetensors")}
+
+
+@pytest.fixture
+def guard_folder(tmp_path: Path, guard_files: dict[str, bytes]) -> Path:
+    """A guard's folder, untouched so far; it loads."""
+    place = tmp_path / "guard"
+    place.mkdir(mode=0o755)
+    for name, data in guard_files.items():
+        (place / name).write_bytes(data)
+        (place / name).chmod(0o644)
+    assert Guard.load(place).config == make_guard().config
+    return place
 
 
 def traces(pipe: Any) -> tuple[object, ...]:

@@ -32,7 +32,7 @@ def timed(guard: Guard) -> Guard:
         ]
         points.append(replace(point, rules=tuple(rules)))
     config = make_config(points, fingerprint=guard.config.model_fingerprint, branches=guard.config.branches)
-    return Guard(config, guard._coders)
+    return Guard(config, guard.coders)
 
 
 def nothing(_pipe: Any) -> None:
@@ -103,7 +103,7 @@ def prove_effective(case: Case, stock: Any) -> None:
         case.before(twin)
         case.after(twin)
     unguarded = case.call(twin)
-    coders = {point.hookpoint: guard._coders[point.hookpoint] for point in guard.config.hookpoints}
+    coders = {point.hookpoint: guard.coders[point.hookpoint] for point in guard.config.hookpoints}
     with plain_hooks(denoiser(twin, guard), guard.config, coders, unit=case.unit):
         wanted = case.call(twin)
 

@@ -28,7 +28,7 @@ class Pair:
     def __init__(self, pipe: Any, guard: Guard) -> None:
         self.pipe, self.guard = pipe, guard
         self.unguarded = draw(pipe)
-        with plain_hooks(pipe.unet, guard.config, guard._coders):
+        with plain_hooks(pipe.unet, guard.config, guard.coders):
             self.wanted = draw(pipe)
         guard.attach(pipe)
 
