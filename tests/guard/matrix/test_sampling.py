@@ -37,7 +37,7 @@ def with_scheduler(name: str, **settings: Any) -> Case:
 
 def steps(number: int) -> Case:
     """So many steps, without guidance, which would take twice as long."""
-    return Case(call=partial(draw, steps=number, guidance=1.0), restored=number < 50)
+    return Case(call=partial(draw, steps=number, guidance=1.0))
 
 
 def task(**inputs: Callable[[], Tensor]) -> Callable[[Any], Tensor]:
