@@ -24,6 +24,11 @@ PlaceActivations: TypeAlias = Float[Tensor, "places d_in"]
 PlaceFeatures: TypeAlias = Float32[Tensor, "places features"]
 PlaceFires: TypeAlias = Bool[Tensor, "places features"]
 
+PlaceNumbers: TypeAlias = Int64[Tensor, "places"]
+PlaceMask: TypeAlias = Bool[Tensor, "places"]
+RowFlags: TypeAlias = Bool[Tensor, "batch"]
+Bias: TypeAlias = Float32[Tensor, "d_in"]
+
 FeatureValues: TypeAlias = Float32[Tensor, "features"]
 TimeTable: TypeAlias = Float32[Tensor, "times features"]
 TimeMask: TypeAlias = Bool[Tensor, "times features"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +15,6 @@ from saeuron_guard.wording import count_of
 
 if TYPE_CHECKING:
     from saeuron_guard.compiler.config import GuardConfig
-
-GUARD_FILES: Final = frozenset({"guard.json", "guard.safetensors"})
 
 
 @click.command("compile")
@@ -57,6 +55,8 @@ def refuse_to_lose_files(folder: Path, force: bool) -> None:
 
     ``force`` allows a guard to be replaced, never a folder that holds anything else.
     """
+    from saeuron_guard.guard.folder import GUARD_FILES
+
     if folder.is_symlink():
         raise ArtefactError(f"{folder} is a symbolic link; name the folder that it should lead to")
     if folder.exists() and not folder.is_dir():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 import saeuron_guard
+from saeuron_guard.registry.stamp import moment_text
 
 if TYPE_CHECKING:
     from saeuron_guard.discovery.collecting import Origin
@@ -36,7 +37,7 @@ def login_name() -> str:
 
 def utc_now() -> str:
     """The time in UTC, to the second, as ISO 8601 has it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment_text(datetime.now(UTC))
 
 
 def git_revision(root: Path) -> str | None:

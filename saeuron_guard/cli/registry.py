@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.wording import count_of
 
 if TYPE_CHECKING:
     from saeuron_guard.registry.checks import RegistryCheck
@@ -161,7 +162,7 @@ def _contents(opened: FeatureRegistry) -> str:
     models = [model.name for model in opened.models()]
     calibrated = sum(len(opened.calibrations(model)) for model in models)
     counts = ((len(models), "model"), (len(opened.concepts()), "concept"), (calibrated, "calibration"))
-    words = ", ".join(f"{count} {noun}" if count == 1 else f"{count} {noun}s" for count, noun in counts)
+    words = ", ".join(count_of(count, noun) for count, noun in counts)
     return f"{words} (manifest {opened.manifest_digest()})"
 
 

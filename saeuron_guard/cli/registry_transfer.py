@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from saeuron_guard.cli.registry import as_json, database_option, layout_option
+from saeuron_guard.wording import count_of
 
 if TYPE_CHECKING:
     from saeuron_guard.registry.transfer import Imported
@@ -65,9 +66,9 @@ def export(out: Path, artefacts: bool, force: bool, database: str | None, layout
     if layout == "json":
         click.echo(as_json(dataclasses.asdict(done)))
         return
-    click.echo(f"{done.manifest}: {done.manifest_digest}, {_count(done.reviews, 'review')}")
+    click.echo(f"{done.manifest}: {done.manifest_digest}, {count_of(done.reviews, 'review')}")
     if artefacts:
-        click.echo(f"{_count(done.files, 'file')} beside it")
+        click.echo(f"{count_of(done.files, 'file')} beside it")
 
 
 def _import_lines(done: Imported) -> list[str]:
@@ -81,11 +82,7 @@ def _import_lines(done: Imported) -> list[str]:
     if done.changes.nothing:
         lines.append(changes_text(parts))
     if done.reviews:
-        lines.append(f"{_count(len(done.reviews), 'new review')}:")
+        lines.append(f"{count_of(len(done.reviews), 'new review')}:")
         lines += [f"  {review}" for review in done.reviews]
     lines += [f"recorded guards were built on {sae}, which is gone" for sae in done.lost]
     return lines
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

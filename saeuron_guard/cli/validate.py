@@ -17,6 +17,7 @@ from saeuron_guard.policy.load import load_policy
 from saeuron_guard.policy.model import Place, Policy
 from saeuron_guard.policy.waivers import waiver_count, waiver_lines, waiver_text, waivers_json
 from saeuron_guard.prompts.load import find_prompt_set
+from saeuron_guard.prompts.model import PromptSet
 
 if TYPE_CHECKING:
     from saeuron_guard.registry.store import FeatureRegistry
@@ -86,34 +87,37 @@ def _check(file: str, today: date | None) -> Checked:
         found = load_policy(file, today=today)
     except InvalidFile as error:
         return Checked(file, None, error.problems)
-    problems = _prompt_problems(found)
-    return Checked(file, found, tuple(problems), warnings=(*advice(found), *_too_few_images(found, problems)))
+    audit, *others = [(found.audit.prompts, found.audit.place), *_retained(found)]
+    problems: list[Problem] = []
+    prompts = _prompts(found, *audit, problems)
+    for name, place in others:
+        _prompts(found, name, place, problems)
+    too_few = sample_advice(found, _images(found, prompts)) if prompts and not problems else []
+    return Checked(file, found, tuple(problems), warnings=(*advice(found), *too_few))
 
 
-def _too_few_images(found: Policy, problems: Sequence[Problem]) -> list[Problem]:
-    """Requirements that the audit's images are too few to show, be the guard perfect."""
-    if problems:
-        return []
-    prompts = find_prompt_set(found.audit.prompts, near=Path(found.file).parent, role="audit").prompts
-    seeds = len(set(found.audit.seeds))
-    images = {rule.concept: seeds * sum(prompt.shows(rule.concept) for prompt in prompts) for rule in found.concepts}
-    return sample_advice(found, images)
+def _retained(found: Policy) -> Iterator[tuple[str, Place]]:
+    """The retained prompt sets, each with the place that names it."""
+    for name in found.retain.prompts:
+        yield name, found.places[f"retain.prompts.{name}"]
 
 
-def _prompt_problems(found: Policy) -> list[Problem]:
-    """Prompt sets that cannot be found or are not valid.
+def _prompts(found: Policy, name: str, place: Place, problems: list[Problem]) -> PromptSet | None:
+    """A prompt set that the policy names; None, with the problems noted, when there is none or it is not valid.
 
     A set that cannot be found is the policy's mistake; what is wrong inside a set is reported at its own place.
     """
-    sets = [(found.audit.prompts, found.audit.place)]
-    sets += [(name, found.places[f"retain.prompts.{name}"]) for name in found.retain.prompts]
-    problems: list[Problem] = []
-    for name, place in sets:
-        try:
-            find_prompt_set(name, near=Path(found.file).parent, role="audit")
-        except PromptSetError as error:
-            problems += [_at(place, problem) for problem in error.problems]
-    return problems
+    try:
+        return find_prompt_set(name, near=Path(found.file).parent, role="audit")
+    except PromptSetError as error:
+        problems += [_at(place, problem) for problem in error.problems]
+        return None
+
+
+def _images(found: Policy, audit: PromptSet) -> dict[str, int]:
+    """How many images the audit draws for each concept."""
+    seeds = len(set(found.audit.seeds))
+    return {rule.concept: seeds * sum(one.shows(rule.concept) for one in audit.prompts) for rule in found.concepts}
 
 
 def _at(place: Place, problem: Problem) -> Problem:

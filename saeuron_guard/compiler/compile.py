@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ from saeuron_guard.compiler.why import why
 from saeuron_guard.errors import CompileError, Problem
 from saeuron_guard.names import GUARD_FORMAT
 from saeuron_guard.policy.model import Policy
+from saeuron_guard.registry.records import Review
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,8 @@ def compile_with_points(policy: Policy, registry: FeatureSource, *, refuse_revie
     """
     found = look_up(policy, registry)
     problems = list(found.problems)
-    selected = [
-        (point, _claim(point, policy.threshold, registry, problems, refuse_reviewed=refuse_reviewed))
-        for point in found.points
-    ]
+    reviews = registry.reviews() if refuse_reviewed else {}
+    selected = [(point, _claim(point, policy.threshold, registry, reviews, problems)) for point in found.points]
     if problems or found.model is None:
         raise CompileError(problems)
     claims, merges = merge(claim for _, claim in selected)
@@ -75,14 +74,17 @@ def compile_with_points(policy: Policy, registry: FeatureSource, *, refuse_revie
 
 
 def _claim(
-    point: RulePoint, threshold: str, registry: FeatureSource, problems: list[Problem], *, refuse_reviewed: bool
+    point: RulePoint,
+    threshold: str,
+    registry: FeatureSource,
+    reviews: Mapping[str, Review],
+    problems: list[Problem],
 ) -> Claim:
     """The features that a rule chooses at a hookpoint, each with the threshold that the policy asks for."""
     best_only = None if point.indices else point.features
     scores = registry.scores(point.run.name, point.concept.name, max_rank=best_only)
     chosen = [with_threshold(score, threshold) for score in chosen_features(scores, point)]
-    refused = refused_features(point, chosen, registry) if refuse_reviewed else ()
-    mistakes = [selection_mistake(point, scores, chosen), *refused]
+    mistakes = [selection_mistake(point, scores, chosen), *refused_features(point, chosen, reviews)]
     problems += [point.rule.place.problem(mistake) for mistake in mistakes if mistake]
     return Claim(point.concept.name, point.sae.name, point.push, not point.rule.edits, tuple(chosen))
 

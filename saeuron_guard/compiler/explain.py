@@ -91,7 +91,7 @@ def explain_policy(policy: Policy, registry: FeatureSource, concept: str | None 
     if concept is not None and concept not in names:
         message = f"no rule for concept {quote(concept)}.{did_you_mean(concept, names)} It has {', '.join(names)}."
         raise CompileError([Problem(policy.file, 0, 0, message)])
-    config = compiled.config
+    config, reviews = compiled.config, registry.reviews()
     return Explanation(
         policy=config.policy_name,
         version=config.policy_version,
@@ -100,7 +100,7 @@ def explain_policy(policy: Policy, registry: FeatureSource, concept: str | None 
         model=config.model,
         waivers=policy.waivers,
         concepts=tuple(
-            _concept(config, [point for point in compiled.points if point.concept.name == name], registry.reviews())
+            _concept(config, [point for point in compiled.points if point.concept.name == name], reviews)
             for name in names
             if concept in {None, name}
         ),

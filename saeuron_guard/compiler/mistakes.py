@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from saeuron_guard.compiler.points import RulePoint
-from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.names import feature_name
 from saeuron_guard.policy.model import Window
-from saeuron_guard.registry.records import FeatureScore
+from saeuron_guard.registry.records import FeatureScore, Review
 from saeuron_guard.wording import quote
 
 
@@ -31,9 +30,8 @@ def selection_mistake(point: RulePoint, scores: Sequence[FeatureScore], chosen: 
     return _nothing_selected(point)
 
 
-def refused_features(point: RulePoint, chosen: Sequence[FeatureScore], registry: FeatureSource) -> Iterator[str]:
+def refused_features(point: RulePoint, chosen: Sequence[FeatureScore], reviews: Mapping[str, Review]) -> Iterator[str]:
     """Chosen features whose newest review says that no guard may be built on them."""
-    reviews = registry.reviews(point.sae.name)
     for name in dict.fromkeys(feature_name(point.sae.name, score.index) for score in chosen):
         review = reviews.get(name)
         if review is not None and review.verdict != "approved":

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from saeuron_guard.compiler.soundness import RUN_ACTIONS
 from saeuron_guard.compiler.source import FeatureSource
 from saeuron_guard.errors import Problem, RegistryError
-from saeuron_guard.names import FEATURE
+from saeuron_guard.names import ACTIONS, FEATURE
 from saeuron_guard.policy.model import ConceptRule
 from saeuron_guard.registry.records import Calibration, ConceptRecord, ModelRecord, SaeRecord, ScoringRun
 from saeuron_guard.wording import did_you_mean, one_of, quote
@@ -51,10 +50,8 @@ def rule_points(
 
 
 def _calibration(rule: ConceptRule, concept: ConceptRecord, model: ModelRecord, registry: FeatureSource) -> Calibration:
-    if rule.action not in RUN_ACTIONS:
-        raise CannotPlaceError(
-            f"action {quote(rule.action)} is not carried out by this release; use {one_of(RUN_ACTIONS)}"
-        )
+    if rule.action not in ACTIONS:
+        raise CannotPlaceError(f"action {quote(rule.action)} is not carried out by this release; use {one_of(ACTIONS)}")
     calibration = registry.calibration(model.name, concept.name)
     if calibration is None or not calibration.points:
         raise CannotPlaceError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
 from saeuron_guard.names import (
@@ -19,9 +18,6 @@ from saeuron_guard.names import (
     MODES,
 )
 from saeuron_guard.wording import one_line, quote
-
-RUN_ACTIONS: Final = ACTIONS
-"""Those actions that this release carries out."""
 
 
 def unsound(config: GuardConfig) -> Iterator[str]:
@@ -77,8 +73,8 @@ def _unsound_hookpoint(hookpoint: HookpointConfig) -> Iterator[str]:
 
 def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
     where = f"{hookpoint.hookpoint}, {rule.concept}"
-    if rule.action not in RUN_ACTIONS:
-        yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(RUN_ACTIONS)}"
+    if rule.action not in ACTIONS:
+        yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(ACTIONS)}"
     if rule.mode not in MODES:
         yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
     if not 0 <= rule.strength <= LARGEST_STRENGTH:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective
 from saeuron_guard.guard.images import ImageTally
+from saeuron_guard.guard.intervention import Firing
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.runtime import CAUSES
 from saeuron_guard.guard.tables import HookpointTables, distances
-from saeuron_guard.guard.tally import ConceptFindings
+from saeuron_guard.guard.tally import ConceptFindings, count
 from saeuron_guard.guard.threshold_gate import edit_by_threshold
 
 
@@ -214,21 +215,18 @@ class GraphRuntime:
 
         return edit_output
 
-    def _count(self, counters: Counters, tables: HookpointTables, firing: Any, x: Tensor) -> None:
-        by_concept = (firing.fires[:, :, None] & tables.membership[None]).any(dim=1)
-        positions = by_concept.sum(dim=0)
-        floor = torch.finfo(torch.float32).tiny
-        ratio = torch.where(firing.fires, firing.latents / firing.threshold.clamp_min(floor), 0.0)
-        peak = torch.where(tables.membership[None], ratio[:, :, None], 0.0).amax(dim=(0, 1))
-        looked = x.shape[0] * x.shape[1]
+    def _count(self, counters: Counters, tables: HookpointTables, firing: Firing | None, x: Tensor) -> None:
+        counts = count(firing, tables, (x.shape[0], x.shape[1]), None)
+        if counts.positions is None or counts.peak is None:
+            raise AssertionError("unreachable: this gate looks at every place")
         if self._edited is not None:
             counters.seen.add_(self._edited.sum() * x.shape[1])
         else:
-            counters.seen.add_(looked)
+            counters.seen.add_(counts.seen)
         counters.passes.add_(1)
-        counters.steps.add_((positions > 0).to(torch.int64))
-        counters.positions.add_(positions)
-        counters.peak.copy_(torch.maximum(counters.peak, peak))
+        counters.steps.add_((counts.positions > 0).to(torch.int64))
+        counters.positions.add_(counts.positions)
+        counters.peak.copy_(torch.maximum(counters.peak, counts.peak))
 
     def after_denoiser(self) -> Callable[[nn.Module, Any, Any], None]:
         """A forward hook: the call under way has ended."""

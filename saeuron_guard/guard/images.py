@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32
+from jaxtyping import Float32, Int32
 from numpy.typing import NDArray
 from torch import Tensor
 
 from saeuron_guard.guard.tally import HookpointCounts
+from saeuron_guard.shapes import RowFlags
 
 Key = tuple[str, int, int]
 """A hookpoint with the number of rows and of positions that it had: guidance may end midway."""
@@ -105,7 +106,7 @@ class ImageTally:
         self._looked: dict[Key, int] = defaultdict(int)
         self._hits: dict[Key, Int32[Tensor, "concepts batch pos"]] = {}
         self._peaks: dict[Key, Float32[Tensor, "concepts batch"]] = {}
-        self._fired: list[tuple[Tensor, dict[str, Bool[Tensor, batch]]]] = []
+        self._fired: list[tuple[Tensor, dict[str, RowFlags]]] = []
         self._passes: dict[Key, HookpointCounts] = {}
 
     def add_call(self, passes: Mapping[str, HookpointCounts], timestep: Tensor) -> None:

@@ -16,7 +16,6 @@ from saeuron_guard.guard.actions.scale import scale
 from saeuron_guard.guard.tables import HookpointTables, RowTables
 from saeuron_guard.shapes import (
     Activations,
-    ColumnIndices,
     PlaceActivations,
     PlaceFeatures,
     PlaceFires,
@@ -70,38 +69,43 @@ def edit(x: Activations, tables: HookpointTables, rows: RowTables, grid: tuple[i
         if firing is None:
             return Edit(x, None)
         places = (firing.places[:, 0], firing.places[:, 1])
-        before = x[places]
-        delta = torch.zeros_like(before, dtype=torch.float32)
         target = rows.target.expand(x.shape[0], -1)[places[0]]
-        for group in tables.groups:
-            delta = delta + ACTIONS[group.action](seen_by(group.indices, x, grid, firing, target, tables))
-        changes = (firing.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
-        # where(), not a sum with zeros: -0.0 + 0.0 is 0.0, another bit pattern.
-        after = torch.where(changes, (before.float() + delta).to(x.dtype), before)
-        return Edit(x.index_put(places, after), firing)
+        return Edit(x.index_put(places, act(x[places], firing, target, tables, x, grid)), firing)
 
 
-def seen_by(
-    columns: ColumnIndices,
-    x: Activations,
-    grid: tuple[int, int] | None,
+def act(
+    before: PlaceActivations,
     firing: Firing,
     target: PlaceFeatures,
     tables: HookpointTables,
-) -> Seen:
-    """What the action of ``columns`` gets to see of ``x``; ``target`` of every column, at each place of ``firing``."""
-    return Seen(
-        x=x,
-        grid=grid,
-        places=firing.places,
-        before=x[firing.places[:, 0], firing.places[:, 1]].float(),
-        latents=firing.latents[:, columns],
-        fires=firing.fires[:, columns],
-        target=target[:, columns],
-        strength=tables.strength[columns],
-        decoder=tables.coder.W_dec[tables.features[columns]],
-        b_dec=tables.coder.b_dec,
-    )
+    x: Activations,
+    grid: tuple[int, int] | None,
+) -> PlaceActivations:
+    """``before``, the activation of ``x`` at the places of ``firing``, after every rule's action.
+
+    ``target``: ``multiplier * mean`` of every column at each place.
+    Places at which no editing rule fires keep their bits.
+    """
+    plain = before.float()
+    delta = torch.zeros_like(plain)
+    for group in tables.groups:
+        columns = group.indices
+        seen = Seen(
+            x=x,
+            grid=grid,
+            places=firing.places,
+            before=plain,
+            latents=firing.latents[:, columns],
+            fires=firing.fires[:, columns],
+            target=target[:, columns],
+            strength=tables.strength[columns],
+            decoder=tables.coder.W_dec[tables.features[columns]],
+            b_dec=tables.coder.b_dec,
+        )
+        delta = delta + ACTIONS[group.action](seen)
+    changes = (firing.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
+    # where(), not a sum with zeros: -0.0 + 0.0 is 0.0, another bit pattern.
+    return torch.where(changes, (plain + delta).to(before.dtype), before)
 
 
 def find_firing(x: Activations, tables: HookpointTables, rows: RowTables) -> Firing | None:

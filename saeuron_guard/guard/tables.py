@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
-from saeuron_guard.compiler.soundness import RUN_ACTIONS
 from saeuron_guard.errors import ArtefactError, GuardNotEffective
+from saeuron_guard.names import ACTIONS
 from saeuron_guard.sae.sparse_coder import SparseCoder
 from saeuron_guard.shapes import (
     CalibratedTimesteps,
@@ -175,10 +175,10 @@ def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit
     """Raise ArtefactError for no features at all, an unknown action, and features that can't be looked up or clash."""
     place = config.hookpoint
     for rule in config.rules:
-        if rule.action not in RUN_ACTIONS:
+        if rule.action not in ACTIONS:
             raise ArtefactError(
                 f"{place}: action {rule.action!r} for {rule.concept!r} is unknown here; expected "
-                f"{', '.join(RUN_ACTIONS)}. Update saeuron-guard, or compile the policy with this version"
+                f"{', '.join(ACTIONS)}. Update saeuron-guard, or compile the policy with this version"
             )
     if not columns:
         raise ArtefactError(f"{place}: no rule selects a feature, so the guard would do nothing there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saeuron_guard.guard.intervention import ACTIONS, Edit, Firing, seen_by
+from saeuron_guard.guard.intervention import Edit, Firing, act
 from saeuron_guard.guard.tables import HookpointTables, RowTables
 from saeuron_guard.shapes import Activations
 
@@ -30,13 +30,8 @@ def edit_by_threshold(
         fires = active & (latents > threshold) & (latents > 0)
         places = _every_place(batch, pos, x.device)
         flat = Firing(places, latents.flatten(0, 1), _each(threshold, batch, pos), fires.flatten(0, 1))
-        before = x.reshape(batch * pos, d_in)
         target = _each(rows.target[:, None], batch, pos)
-        delta = torch.zeros_like(before, dtype=torch.float32)
-        for group in tables.groups:
-            delta = delta + ACTIONS[group.action](seen_by(group.indices, x, grid, flat, target, tables))
-        changes = (flat.fires & (tables.strength != 0)).any(dim=1, keepdim=True)
-        after = torch.where(changes, (before.float() + delta).to(x.dtype), before)
+        after = act(x.reshape(batch * pos, d_in), flat, target, tables, x, grid)
         return Edit(after.reshape(x.shape), flat)
 
 

@@ -12,7 +12,7 @@ from saeuron_guard.documents import Document
 from saeuron_guard.errors import Problem
 from saeuron_guard.policy.declare import place_at
 from saeuron_guard.policy.model import Waiver
-from saeuron_guard.wording import did_you_mean, quote
+from saeuron_guard.wording import count_of, did_you_mean, quote
 
 
 def declared_waivers(document: Document, today: date) -> tuple[tuple[Waiver, ...], list[Problem]]:
@@ -130,7 +130,7 @@ def waiver_count(waivers: Sequence[Waiver]) -> str:
         return "no waivers"
     states = [waiver.state for waiver in waivers]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"{len(waivers)} waiver{'' if len(waivers) == 1 else 's'}: {counted}"
+    return f"{count_of(len(waivers), 'waiver')}: {counted}"
 
 
 def waiver_lines(waivers: Sequence[Waiver]) -> list[str]:

@@ -59,12 +59,6 @@ def last_digest(connection: Connection) -> str:
     return connection.execute(query).scalar() or FIRST
 
 
-def head_digest(connection: Connection) -> str:
-    """The digest of the last event; FIRST while there is none."""
-    head = _head(connection)
-    return head[1] if head else FIRST
-
-
 def is_kept(connection: Connection) -> bool:
     """Whether the database is of a revision that has the chain."""
     return inspect(connection).has_table(events.name)

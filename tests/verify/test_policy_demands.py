@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from saeuron_guard.names import CONFIDENCE
 from saeuron_guard.policy import model
@@ -25,10 +22,7 @@ from tests.verify.world import (
     PLACE,
     PROMPTS,
     RememberingJudge,
-    judge_of,
     policy_of,
-    random_pipeline,
-    write_registry,
 )
 
 ACTS = TestFigures("a pistol", 0, "trigger", "pistol", 0.25, None, (("pistol", 0.9), ("knife", 0.1)))
@@ -96,25 +90,6 @@ def test_reports_show_all_of_it() -> None:
     value = json.loads(json.dumps(result.to_json()))
     assert [test["status"] for test in value["tests"]] == ["pass", "not required"]
     assert value["retain"]["prompts"][0]["prompts"] == "audit/extra"
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    """A random pipeline."""
-    return random_pipeline()
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, pipe: Any) -> Iterator[FeatureRegistry]:
-    """The registry of that pipeline."""
-    with FeatureRegistry.open(manifest=write_registry(tmp_path_factory.mktemp("registry"), pipe)) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def judge(pipe: Any, registry: FeatureRegistry) -> RememberingJudge:
-    """A judge that recognises the unguarded images."""
-    return judge_of(pipe, registry.model("tiny"))
 
 
 EXTRA = """apiVersion: saeuron-guard/v1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,11 @@ from saeuron_guard.verify.run import run_verify
 from tests.verify.world import (
     PROMPTS,
     RememberingJudge,
-    judge_of,
     policy_of,
     prompt,
     random_pipeline,
     write_registry,
 )
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    """One pipeline for all tests: whoever guards it must leave it as it was."""
-    return random_pipeline()
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory, pipe: Any) -> Iterator[FeatureRegistry]:
-    """The registry of that pipeline."""
-    with FeatureRegistry.open(manifest=write_registry(tmp_path_factory.mktemp("registry"), pipe)) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def judge(pipe: Any, registry: FeatureRegistry) -> RememberingJudge:
-    """A judge that recognises the unguarded images."""
-    return judge_of(pipe, registry.model("tiny"))
 
 
 def test_a_guard_that_changes_the_images_passes(pipe: Any, registry: FeatureRegistry, judge: RememberingJudge) -> None:

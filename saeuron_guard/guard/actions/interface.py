@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from saeuron_guard.shapes import Activations, FeatureValues, PlaceActivations, PlaceFeatures, PlaceFires
+from saeuron_guard.shapes import Activations, Bias, FeatureValues, PlaceActivations, PlaceFeatures, PlaceFires
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Seen:
     target: PlaceFeatures
     strength: FeatureValues
     decoder: Float32[Tensor, "features d_in"]
-    b_dec: Float32[Tensor, d_in]
+    b_dec: Bias
 
 
 Action = Callable[[Seen], PlaceActivations]

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from saeuron_guard.guard.actions.interface import Seen
-from saeuron_guard.shapes import PlaceActivations
+from saeuron_guard.shapes import PlaceActivations, PlaceMask, PlaceNumbers
 
 _AT_ONCE = 512
 """Places whose distances to all positions are held together: 8 MiB with 4096 positions."""
@@ -33,8 +33,8 @@ def replace(seen: Seen) -> PlaceActivations:
 
 
 def _nearest(
-    positions: Int64[Tensor, places], dirty: Bool[Tensor, "places pos"], grid: tuple[int, int] | None
-) -> tuple[Int64[Tensor, places], Bool[Tensor, places]]:
+    positions: PlaceNumbers, dirty: Bool[Tensor, "places pos"], grid: tuple[int, int] | None
+) -> tuple[PlaceNumbers, PlaceMask]:
     """The nearest clean position of each place, and whether there is one; by the map's plane, or along the tokens."""
     every = torch.arange(dirty.shape[1], device=dirty.device)
     if grid is None:
