@@ -21,7 +21,7 @@ from saeuron_guard.registry.events import append_event
 from saeuron_guard.registry.manifest import Manifest, load_manifest
 from saeuron_guard.registry.migrate import VERSION_KEY, current_revision, refuse_unknown, upgrade
 from saeuron_guard.registry.records import ScoringRun
-from saeuron_guard.registry.reviews import add_reviews
+from saeuron_guard.registry.reviews import add_reviews, refuse_changed_reviews
 from saeuron_guard.registry.stamp import Stamp
 from saeuron_guard.resources import inside
 
@@ -94,7 +94,8 @@ def migrate_if_needed(connection: Connection, stamp: Stamp) -> None:
 def write_source(connection: Connection, source: Source, stamp: Stamp) -> tuple[Changes, tuple[str, ...]]:
     """Replace the content, add reviews that are new, and note both in the chain of events.
 
-    Gives what changed in the content, and how many reviews were new.
+    Gives what changed in the content, and the reviews that were new, in words.
+    Raises RegistryError for a review that was changed on its way.
     """
     # Where the chain begins later than the content, its first event of content names all of it.
     before = read_content(connection) if _content_was_noted(connection) else Manifest()
@@ -102,6 +103,7 @@ def write_source(connection: Connection, source: Source, stamp: Stamp) -> tuple[
     replace_content(connection, source.manifest, source.statistics)
     _sign(connection, source.digest)
     append_event(connection, stamp, "content", source.digest, {"manifest": source.digest, **changes.to_json()})
+    refuse_changed_reviews(connection, source.manifest.reviews)
     return changes, add_reviews(connection, source.manifest.reviews, stamp)
 
 

@@ -53,6 +53,7 @@ class Manifest:
     """Everything that the manifest says, always sorted by name.
 
     Prompt sets are sorted by role and name, calibrations by model and concept, reviews by feature and time.
+    Reviews of one feature within one second stay in the order that they were given in: the last one counts.
     """
 
     models: tuple[ModelRecord, ...] = ()
@@ -72,7 +73,8 @@ class Manifest:
         )
         by_place = sorted(self.calibrations, key=lambda calibration: (self.model_of(calibration), calibration.concept))
         object.__setattr__(self, "calibrations", tuple(by_place))
-        object.__setattr__(self, "reviews", tuple(sorted(self.reviews, key=lambda review: review.identity)))
+        in_order = sorted(self.reviews, key=lambda review: (review.sae, review.index, review.when))
+        object.__setattr__(self, "reviews", tuple(in_order))
 
     def model_of(self, calibration: Calibration) -> str:
         """The model that a calibration is for: that of its SAEs; empty when they are unknown."""

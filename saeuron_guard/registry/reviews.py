@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
@@ -44,31 +44,35 @@ def newest(found: Iterable[Review]) -> dict[str, Review]:
 
 
 def add_reviews(connection: Connection, found: Iterable[Review], stamp: Stamp) -> tuple[str, ...]:
-    """Add those reviews that are not there yet, each with its event; gives them in words.
-
-    Raises RegistryError when a review that is there, and is missing in ``found``, was made of the same feature by the
-    same person at the same time as one that is new: it was changed on its way.
-    """
-    given = list(found)
-    stated = {review.identity for review in given}
-    held = all_reviews(connection)
-    known = {review.identity for review in held}
-    missing = {_moment(review): review for review in held if review.identity not in stated}
+    """Add those reviews that are not there yet, each with its event; gives them in words."""
+    known = {review.identity for review in all_reviews(connection)}
     added: list[str] = []
-    for review in given:
+    for review in found:
         if review.identity in known:
             continue
-        if (other := missing.get(_moment(review))) is not None:
-            raise RegistryError(
-                f"a review of {review.feature} by {review.by} at {review.when} says {review.verdict} ({review.why}), "
-                f"but the one in the database says {other.verdict} ({other.why}); one of them was changed afterwards. "
-                f"Find out which, and correct the manifest."
-            )
         known.add(review.identity)
         connection.execute(reviews.insert(), _columns(review))
         append_event(connection, stamp, "review", review.feature, review_payload(review))
         added.append(f"{review.feature} {review.verdict} by {review.by} at {review.when}: {review.why}")
     return tuple(added)
+
+
+def refuse_changed_reviews(connection: Connection, stated: Collection[Review]) -> None:
+    """Raise RegistryError when a review that a manifest states is a changed copy of one that is here.
+
+    It is one when it is new, and the manifest lacks a review that was made of the same feature by the same person at
+    the same time. Decisions that are made here need no such check: one second may see two of them.
+    """
+    held = all_reviews(connection)
+    known, given = ({review.identity for review in some} for some in (held, stated))
+    missing = {_moment(review): review for review in held if review.identity not in given}
+    for review in stated:
+        if review.identity not in known and (other := missing.get(_moment(review))) is not None:
+            raise RegistryError(
+                f"a review of {review.feature} by {review.by} at {review.when} says {review.verdict} ({review.why}), "
+                f"but the one in the database says {other.verdict} ({other.why}); one of them was changed afterwards. "
+                f"Find out which, and correct the manifest."
+            )
 
 
 def _moment(review: Review) -> tuple[str, str, str]:

@@ -316,3 +316,19 @@ def test_a_review_that_was_changed_on_its_way_is_refused(tmp_path: Path) -> None
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("rejected", "approved"), encoding="utf-8")
     with pytest.raises(RegistryError, match="one of them was changed afterwards"):
         import_manifest(manifest, ANN, url=url)
+
+
+def test_two_decisions_within_a_second_are_both_kept(tmp_path: Path) -> None:
+    """The later one counts, here and wherever the registry is taken; whichever of the verdicts came last."""
+    for verdicts in (("rejected", "approved"), ("approved", "rejected")):
+        manifest = write_synthetic_registry(tmp_path / verdicts[1] / "source")
+        with FeatureRegistry.built(manifest=manifest) as registry:
+            for verdict in verdicts:
+                record_review(registry, FEATURE, verdict, "seen again", ANN)  # type: ignore[arg-type]
+            assert registry.reviews()[FEATURE].verdict == verdicts[1]
+            export_manifest(registry, manifest, force=True)
+        url = sqlite_url(tmp_path / verdicts[1] / "elsewhere.sqlite")
+        assert len(import_manifest(manifest, ANN, url=url).reviews) == 2
+        assert import_manifest(manifest, ANN, url=url).reviews == ()
+        with FeatureRegistry.open(url=url, manifest=manifest) as opened:
+            assert opened.reviews()[FEATURE].verdict == verdicts[1]
