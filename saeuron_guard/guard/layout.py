@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saeuron_guard.errors import GuardNotEffective
@@ -56,10 +57,16 @@ def positions_of(activation: Tensor, d_in: int, hookpoint: str) -> Activations:
 
 
 def from_positions(positions: Activations, activation: Tensor) -> Tensor:
-    """The inverse of ``positions_of``; ``activation`` is the one that ``positions`` came from."""
+    """The inverse of ``positions_of``; ``activation`` is the one that ``positions`` came from.
+
+    In memory it lies as ``activation`` does: convolutions add up in another order for another layout, so that equal
+    activations would give images that differ in their last bits.
+    """
     if activation.ndim == 4:
-        return positions.transpose(1, 2).reshape(activation.shape)
-    return positions
+        positions = positions.transpose(1, 2).reshape(activation.shape)
+    if positions.stride() == activation.stride():
+        return positions
+    return torch.empty_like(activation).copy_(positions)
 
 
 def describe(output: Any) -> str:

@@ -30,6 +30,17 @@ def test_channels_last_stays_channels_last() -> None:
     assert back.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 3, 5), (2, 15, 6)])
+def test_rows_of_pixels_stay_rows_of_pixels(shape: tuple[int, ...]) -> None:
+    """Contiguous activations come back contiguous, however the positions lie: convolutions then add up as before."""
+    activation = torch.randn(shape)
+    positions = positions_of(activation, 6, "unet.x")
+    for copied in (positions.contiguous(), positions.transpose(1, 2).contiguous().transpose(1, 2)):
+        back = from_positions(copied, activation)
+        assert back.stride() == activation.stride()
+        assert torch.equal(back, activation)
+
+
 @pytest.mark.parametrize("container", [lambda x: x, lambda x: (x,), lambda x: (x, None), Transformer2DModelOutput])
 def test_containers_are_kept(container: Any) -> None:
     """Tensor, tuple and diffusers output come back in kind, with the new activation in the old one's place."""
