@@ -77,13 +77,14 @@ class SparseCoder(nn.Module):
 
     def top_latents(self, x: Activations) -> TopLatents:
         """The ``k`` largest latents after ReLU at each position, among them zeros where fewer are positive."""
-        return TopLatents(*self.pre_activations(x).relu().topk(self.config.k, dim=-1, sorted=False))
+        values, indices = self.pre_activations(x).topk(self.config.k, dim=-1, sorted=False)
+        return TopLatents(values.relu(), indices)
 
     def encode(self, x: Activations) -> Latents:
         """Latents ``z``, zero everywhere but at the ``k`` largest of each position."""
-        pre = self.pre_activations(x).relu()
+        pre = self.pre_activations(x)
         values, indices = pre.topk(self.config.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values)
+        return torch.zeros_like(pre).scatter(-1, indices, values.relu())
 
     def decode(self, z: Latents) -> Activations:
         """``z W_dec + b_dec``."""
