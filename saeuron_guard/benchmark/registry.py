@@ -7,19 +7,17 @@ start of the interpreter and imports included.
 from __future__ import annotations
 
 import os
-import platform
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import saeuron_guard
 from saeuron_guard.benchmark import synthetic
+from saeuron_guard.benchmark.machine import machine_facts
 from saeuron_guard.benchmark.registry_folder import Log, Notes, removed_concepts, write_home
 from saeuron_guard.benchmark.synthetic import Size
 from saeuron_guard.compiler.compile import compile_policy
@@ -37,8 +35,6 @@ PUBLISHED_BYTES: Final = 10_700_000_000
 COMPILE_SECONDS: Final = 2.0
 SHOW_SECONDS: Final = 0.5
 """What a person waits for without thinking of something else: a compilation, an answer."""
-
-_LIBRARIES: Final = ("click", "jsonschema", "numpy", "PyYAML", "safetensors", "SQLAlchemy", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,27 +178,6 @@ def _timed(act: Callable[[], object], repeats: int, clock: Clock) -> tuple[tuple
         found.append((clock.wall() - wall, clock.processor() - processor))
     wall_seconds, processor_seconds = zip(*found, strict=True)
     return wall_seconds, processor_seconds
-
-
-def machine_facts() -> dict[str, Any]:
-    """What figures depend on, and how busy the machine is with other things."""
-    return {
-        "cores": os.cpu_count(),
-        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "libraries": {name: version(name) for name in _LIBRARIES},
-    }
-
-
-def _processor() -> str:
-    """The processor's name; Linux does not tell it through Python."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def document_of(found: RegistryBenchmark) -> dict[str, Any]:

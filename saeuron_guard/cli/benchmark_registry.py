@@ -40,28 +40,38 @@ def registry_command(repeats: int, out: Path | None, layout: str, **sizes: int) 
     """
     from saeuron_guard.benchmark.registry import Clock, document_of, run_benchmark
     from saeuron_guard.benchmark.synthetic import Size
-    from saeuron_guard.resources import write_whole
 
     # Of this process, then of its children, in user and system mode each; the fifth is the wall clock.
     clock = Clock(time.perf_counter, lambda: sum(os.times()[:4]))
     with tempfile.TemporaryDirectory(prefix="saeuron-guard-") as folder, progress() as log:
         found = run_benchmark(Path(folder), Size(**sizes), repeats, clock, log)
     document = document_of(found)
-    text = json.dumps(document, indent=2)
     if out:
-        try:
-            write_whole(out, text + "\n")
-        except OSError as error:
-            raise ArtefactError(f"{out}: cannot be written ({error.strerror or error}); name another file") from None
-    click.echo(text if layout == "json" else "\n".join(_lines(document)))
+        write_figures(out, document)
+    click.echo(json.dumps(document, indent=2) if layout == "json" else "\n".join(_lines(document)))
+
+
+def write_figures(out: Path, document: dict[str, Any]) -> None:
+    """Write what a benchmark found to the file ``out``; ArtefactError when that cannot be."""
+    from saeuron_guard.resources import write_whole
+
+    try:
+        write_whole(out, json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise ArtefactError(f"{out}: cannot be written ({error.strerror or error}); name another file") from None
+
+
+def machine_lines(machine: dict[str, Any]) -> Iterator[str]:
+    """What figures of time depend on, for a terminal."""
+    yield f"machine: {machine['processor']}, {machine['cores']} cores, load {machine['load']}, {machine['system']}"
+    versions = {"python": machine["python"], "sqlite": machine["sqlite"], **machine["libraries"]}
+    yield "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """The figures for a terminal."""
-    machine, size, counts = document["machine"], document["size"], document["counts"]
-    yield f"machine: {machine['processor']}, {machine['cores']} cores, load {machine['load']}, {machine['system']}"
-    versions = {"python": machine["python"], "sqlite": machine["sqlite"], **machine["libraries"]}
-    yield "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    yield from machine_lines(document["machine"])
+    size, counts = document["size"], document["counts"]
     yield (
         f"registry: {size['concepts']} concepts x {size['timesteps']} timesteps x {size['latents']} latents at "
         f"{size['hookpoints']} hookpoints; {document['share_of_cells']:.0%} of the cells fire, "

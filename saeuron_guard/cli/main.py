@@ -70,7 +70,10 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
     "benchmark": LazyCommand(
         "saeuron_guard.cli.benchmark:benchmark",
         "Compare guards on the same images, and time the registry.",
-        members=("saeuron_guard.cli.benchmark_registry:registry_command",),
+        members=(
+            "saeuron_guard.cli.benchmark_overhead:overhead_command",
+            "saeuron_guard.cli.benchmark_registry:registry_command",
+        ),
     ),
 }
 
