@@ -16,6 +16,7 @@ from saeuron_guard.compiler.config import GuardConfig
 from saeuron_guard.discovery.concept_statistics import ConceptStatistics
 from saeuron_guard.discovery.recorder import find_module
 from saeuron_guard.guard.branches import unconditional_rows
+from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.sae.sparse_coder import SparseCoder
@@ -98,10 +99,12 @@ def _hooked(pipe: Any, edits: Mapping[str, Edit], branches: str = "all") -> Iter
     seen: list[Tensor] = []
     left: list[int] = []
 
+    denoiser = getattr(pipe, next(iter(edits)).partition(".")[0])
+    arguments = Arguments.of(denoiser)
+
     def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-        seen[:] = [torch.as_tensor(timestep).float().reshape(-1)[:1]]
-        sample = kwargs["sample"] if "sample" in kwargs else args[0]
+        seen[:] = [arguments.timestep(args, kwargs)[:1]]
+        sample = arguments.sample(args, kwargs)
         left[:] = [unconditional_rows(pipe, sample) if branches == "conditional" else 0]
 
     def at(hookpoint: str, edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
@@ -114,7 +117,6 @@ def _hooked(pipe: Any, edits: Mapping[str, Edit], branches: str = "all") -> Iter
         return replace
 
     with ExitStack() as stack, torch.no_grad():
-        denoiser = getattr(pipe, next(iter(edits)).partition(".")[0])
         stack.callback(denoiser.register_forward_pre_hook(note, with_kwargs=True).remove)
         for hookpoint, edit in edits.items():
             stack.callback(find_module(pipe, hookpoint).register_forward_hook(at(hookpoint, edit)).remove)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.errors import CannotEvaluate, ModelMismatch
+from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.layout import activation_of, positions_of
 
 _MAP = 4
@@ -33,7 +34,7 @@ def find_module(pipe: Any, hookpoint: str) -> nn.Module:
 
 @dataclass(slots=True)
 class Call:
-    """One call of the denoiser: the rounded ``timestep`` and, per hookpoint, (rows, pos, d_in) float32."""
+    """One call of the denoiser: the scheduler's ``timestep``, rounded, and per hookpoint (rows, pos, d_in) float32."""
 
     timestep: int
     rows: slice
@@ -62,7 +63,8 @@ class Recorder:
             raise CannotEvaluate(f"hookpoints of several modules ({', '.join(sorted(denoisers))}); run them one by one")
         with ExitStack() as stack:
             denoiser = getattr(pipe, denoisers.pop())
-            stack.callback(denoiser.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+            begin = self._beginner(Arguments.of(denoiser))
+            stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
             for hookpoint in self._hookpoints:
                 stack.callback(find_module(pipe, hookpoint).register_forward_hook(self._keeper(hookpoint)).remove)
             yield
@@ -75,18 +77,20 @@ class Recorder:
         if not self.calls:
             raise CannotEvaluate("the pipeline never called its denoiser; nothing was recorded")
 
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
-        timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
-        if not isinstance(sample, Tensor) or timestep is None:
-            raise CannotEvaluate("the denoiser was called without a sample or a timestep that can be recognised")
-        times = torch.as_tensor(timestep).flatten()
-        if (times != times[0]).any():
-            raise CannotEvaluate("the rows of a batch are at different timesteps; make one image at a time")
-        rows = self._conditional_rows(len(sample))
-        at = round(float(times[0]))
-        self._refuse_two_calls(at, rows)
-        self.calls.append(Call(at, rows))
+    def _beginner(self, arguments: Arguments) -> Any:
+        def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            sample = arguments.sample(args, kwargs)
+            if not isinstance(sample, Tensor):
+                raise CannotEvaluate(f"the denoiser was given a {type(sample).__name__} to denoise, expected a tensor")
+            times = arguments.timestep(args, kwargs)
+            if (times != times[0]).any():
+                raise CannotEvaluate("the rows of a batch are at different timesteps; make one image at a time")
+            rows = self._conditional_rows(len(sample))
+            at = round(float(times[0]))
+            self._refuse_two_calls(at, rows)
+            self.calls.append(Call(at, rows))
+
+        return begin
 
     def _conditional_rows(self, rows: int) -> slice:
         if rows == self._images:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 from saeuron_guard.guard.branches import is_guided, stacks_branches, unconditional_rows
 from saeuron_guard.guard.bypass import refuse_bypasses
-from saeuron_guard.guard.denoisers import refuse_other_time, timesteps_per_unit
+from saeuron_guard.guard.denoisers import Arguments, refuse_other_time
 from saeuron_guard.guard.graph_runtime import GraphGeneration, GraphRuntime
 from saeuron_guard.guard.recording import Recorder, recorded, request_of
 from saeuron_guard.guard.runtime import CAUSES, Generation, Runtime
@@ -80,23 +79,20 @@ class Attachment:
         recorder: Recorder | None = None,
         predecessor: Attachment | None = None,
     ) -> None:
-        arguments = list(inspect.signature(type(_original(site.denoiser)).forward).parameters)[1:]
-        if "timestep" not in arguments:
-            raise ModelMismatch(f"{type(site.denoiser).__name__} takes no timestep; expected a diffusers denoiser")
+        arguments = Arguments.of(site.denoiser)
         self.pipe = pipe
         self.site = site
         known = branches == "conditional" and stacks_branches(type(pipe))
         self.succession: Succession[Attachment] = predecessor.succession if predecessor else Succession(self)
         self.gate = gate
         self.runtime: Runtime | GraphRuntime
-        scale = timesteps_per_unit(_original(site.denoiser))
         if gate == "exact":
             rows = functools.partial(unconditional_rows, pipe) if known else None
-            self.runtime = Runtime(tables, arguments, rows, scale)
+            self.runtime = Runtime(tables, arguments, rows)
             self.runtime.acts = functools.partial(self.succession.acts, self)
         else:
             guided = functools.partial(is_guided, pipe) if known else None
-            self.runtime = GraphRuntime(tables, arguments, guided, scale)
+            self.runtime = GraphRuntime(tables, arguments, guided)
         self.handles: dict[str, RemovableHandle] = {}
         self.recorder = recorder
         self.stock_class: type = predecessor.stock_class if predecessor else type(pipe)
@@ -281,11 +277,6 @@ def guarded_class(base: type[Any], succession: Succession[Attachment]) -> type[A
 def _compiled(module: nn.Module) -> bool:
     """Whether torch.compile has wrapped ``module`` or replaced its call."""
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _original(module: nn.Module) -> nn.Module:
-    """The module that torch.compile wrapped, or the module itself."""
-    return getattr(module, "_orig_mod", module)
 
 
 def _is_at(denoiser: nn.Module, hookpoint: str, block: nn.Module) -> bool:

@@ -6,9 +6,13 @@ another number, so a table read with that number would give the row of some othe
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float32
+from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective, ModelMismatch
 
@@ -20,6 +24,46 @@ _TIMESTEPS_PER_UNIT = {
     "FluxTransformer2DModel": 1000.0,
 }
 """By what a denoiser's ``timestep`` is to be multiplied to get the scheduler's; all classes that are tested."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Finds in a denoiser's arguments what it denoises and when.
+
+    ``names``: those of its positional arguments; the first is what it denoises.
+    ``timesteps_per_unit``: what its ``timestep`` is to be multiplied with to get the scheduler's.
+    """
+
+    names: tuple[str, ...]
+    timesteps_per_unit: float
+
+    @classmethod
+    def of(cls, denoiser: nn.Module) -> Arguments:
+        """Those of ``denoiser``, which torch.compile may have wrapped; ModelMismatch for one that nobody knows."""
+        original = getattr(denoiser, "_orig_mod", denoiser)
+        names = tuple(inspect.signature(type(original).forward).parameters)[1:]
+        if "timestep" not in names:
+            raise ModelMismatch(f"{type(denoiser).__name__} takes no timestep; expected a diffusers denoiser")
+        return cls(names, timesteps_per_unit(original))
+
+    def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call denoises."""
+        return self._value(self.names[0], args, kwargs)
+
+    def timestep(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device | None = None
+    ) -> Float32[Tensor, " rows"]:
+        """The scheduler's timestep of a call, one for all rows or one for each; pipelines give numbers and tensors."""
+        given = torch.as_tensor(self._value("timestep", args, kwargs), device=device)
+        return given.detach().to(torch.float32).reshape(-1) * self.timesteps_per_unit
+
+    def _value(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        position = self.names.index(name)
+        if name in kwargs:
+            return kwargs[name]
+        if len(args) > position:
+            return args[position]
+        raise GuardNotEffective(f"the denoiser was called without a {name}, so the guard cannot look up what to do")
 
 
 def timesteps_per_unit(denoiser: nn.Module) -> float:

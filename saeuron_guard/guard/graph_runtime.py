@@ -7,7 +7,7 @@ counted in tensors here, and looked at once, before the images of a pipeline cal
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.images import ImageTally
 from saeuron_guard.guard.intervention import Firing
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
@@ -64,20 +65,17 @@ class GraphRuntime:
     One pipeline call at a time: what is under way stands in tensors that all threads would share.
     ``guided``: whether the first half of a denoiser call's rows is the unconditional branch when it has the same
     content as the second; None where all rows are edited.
-    ``timesteps_per_unit``: what the denoiser's timestep is to be multiplied with to get the scheduler's.
     """
 
     def __init__(
         self,
         tables: Mapping[str, HookpointTables],
-        arguments: Sequence[str],
+        arguments: Arguments,
         guided: Callable[[], bool] | None = None,
-        timesteps_per_unit: float = 1.0,
     ) -> None:
         self._tables = dict(tables)
-        self._arguments = tuple(arguments)
+        self._arguments = arguments
         self._guided = guided
-        self._timesteps_per_unit = timesteps_per_unit
         self._counters: dict[str, Counters] = {}
         self._calls = torch.zeros((), dtype=torch.int64)
         self._far = torch.zeros((), dtype=torch.bool)
@@ -171,14 +169,11 @@ class GraphRuntime:
 
     def before_denoiser(self) -> Callable[..., None]:
         """A forward pre-hook, with keyword arguments: notes the timestep and the rows of the call that begins."""
-        names = self._arguments
+        arguments = self._arguments
 
         def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            sample, timestep = (
-                kwargs[name] if name in kwargs else args[names.index(name)] for name in (names[0], "timestep")
-            )
-            value = torch.as_tensor(timestep, device=sample.device).to(torch.float32).reshape(-1)
-            self._timestep = value * self._timesteps_per_unit
+            sample = arguments.sample(args, kwargs)
+            self._timestep = arguments.timestep(args, kwargs, sample.device)
             self._edited = self._edited_rows(sample)
             self._calls.add_(1)
             for tables in self._tables.values():

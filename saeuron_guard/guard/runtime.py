@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.images import ImageTally
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
@@ -62,22 +63,19 @@ class _State(threading.local):
 class Runtime:
     """The hooks of one attached guard, and the tables they use on each device.
 
-    ``arguments``: the names of the denoiser's positional arguments; the first is what it denoises.
+    ``arguments``: how to read the denoiser's.
     ``unconditional_rows``: how many rows at the start of that are not to be edited; all are edited if left out.
-    ``timesteps_per_unit``: what the denoiser's timestep is to be multiplied with to get the scheduler's.
     """
 
     def __init__(
         self,
         tables: Mapping[str, HookpointTables],
-        arguments: Sequence[str],
+        arguments: Arguments,
         unconditional_rows: Callable[[Any], int] | None = None,
-        timesteps_per_unit: float = 1.0,
     ) -> None:
         self._tables = dict(tables)
-        self._arguments = tuple(arguments)
+        self._arguments = arguments
         self._unconditional_rows = unconditional_rows
-        self._timesteps_per_unit = timesteps_per_unit
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
         self.acts: Callable[[], bool] = lambda: True
@@ -129,8 +127,7 @@ class Runtime:
             if not self.acts():
                 return
             kwargs = kwargs or {}
-            timestep = _as_rows(self._argument("timestep", args, kwargs)) * self._timesteps_per_unit
-            sample = self._argument(self._arguments[0], args, kwargs)
+            timestep, sample = self._arguments.timestep(args, kwargs), self._arguments.sample(args, kwargs)
             if timestep.is_meta or getattr(sample, "is_meta", False):
                 raise GuardNotEffective(
                     "the denoiser was called on the meta device, which computes shapes without data, so nothing can be "
@@ -217,22 +214,9 @@ class Runtime:
             self._on_device[key] = self._tables[hookpoint].to(device)
         return self._on_device[key]
 
-    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        position = self._arguments.index(name)
-        if name in kwargs:
-            return kwargs[name]
-        if len(args) > position:
-            return args[position]
-        raise GuardNotEffective(f"the denoiser was called without a {name}, so the guard cannot look up what to do")
-
     def _add(self, call: DenoiserCall) -> None:
         if self._state.generation is not None:
             self._state.generation.add_call(call)
             return
         with self._lock:
             self._total.add_call(call.passes)
-
-
-def _as_rows(timestep: Any) -> Tensor:
-    """A timestep as pipelines give it (number, scalar tensor, or a tensor with one for each row) as float32 (rows,)."""
-    return torch.as_tensor(timestep).detach().to(torch.float32).reshape(-1)
