@@ -10,7 +10,7 @@ API_VERSION: Final = "saeuron-guard/v1"
 OLDER_POLICY_VERSIONS: Final = ("saeuron-guard/v1alpha1",)
 """Versions of policies that ``policy upgrade`` brings to API_VERSION, the oldest first."""
 
-GUARD_FORMAT: Final = "saeuron-guard/guard-v2"
+GUARD_FORMAT: Final = "saeuron-guard/guard-v3"
 
 STRENGTH_PRESETS: Final[dict[str, float]] = {"weak": 0.5, "medium": 1.0, "strong": 1.5, "max": 2.0}
 """What the named strengths mean; 1 is the calibrated operating point of a concept."""
@@ -34,7 +34,7 @@ mean: the mean over all concepts of the domain, as in SAeUron's paper.
 """
 
 ACTIONS: Final = ("scale", "replace", "reflect", "detect")
-"""What is done where a concept fires; the first is the default, the last edits nothing."""
+"""What is done where a concept fires; the first is the default, the last edits nothing and refuses the image."""
 
 GATES: Final = ("exact", "threshold")
 """How a guard decides where a feature fires; the first is the default.
@@ -44,7 +44,19 @@ threshold: above its threshold alone, which needs no host synchronisation.
 """
 
 MODES: Final = ("observe", "warn", "enforce")
-"""Whether a rule's action is carried out, mildest first; only enforce, the default, edits anything."""
+"""Whether a rule's action is carried out, mildest first; only enforce, the default, edits or refuses anything."""
+
+PRESENT_SHARE: Final = 0.25
+"""From which share of an image's positions on a concept counts as present, if nobody says otherwise.
+
+Features of a concept fire at a few positions of nearly every image.
+"""
+
+REFUSALS: Final = ("error", "blank")
+"""What a guard gives in place of an image that it refuses; the first is the default.
+
+error: ImageRefused, and no image of the call.  blank: a black image, flagged; the others of the call are given.
+"""
 
 SEVERITIES: Final = ("low", "medium", "high", "critical")
 """How bad an image of a concept would be, mildest first."""

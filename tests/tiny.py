@@ -117,7 +117,7 @@ def make_rule(
         FeatureEdit(index, 1.0, rank, (True,) * times, (mean,) * times, (threshold,) * times)
         for rank, index in enumerate(features)
     )
-    return Rule(concept, "object", "scale", "enforce", "medium", strength, multiplier, edits, "made for a test")
+    return Rule(concept, "object", "scale", "enforce", "medium", 0.25, strength, multiplier, edits, "made for a test")
 
 
 def make_point(

@@ -161,7 +161,7 @@ def fitted_config(
             FeatureEdit(index, 1.0, index + 1, (True,) * times, (0.999,) * times, (threshold,) * times)
             for index in range(size.features)
         )
-        rule = Rule("concept", "object", "scale", "enforce", "medium", 1.0, 1.0, edits, "made for a benchmark")
+        rule = Rule("concept", "object", "scale", "enforce", "medium", 0.25, 1.0, 1.0, edits, "made for a benchmark")
         sizes = coder.config
         points.append(
             HookpointConfig(

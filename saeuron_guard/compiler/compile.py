@@ -120,6 +120,7 @@ def _rule(point: RulePoint, claim: Claim) -> Rule:
         action=point.rule.action,
         mode=point.rule.mode,
         severity=point.rule.severity,
+        share=rounded(point.rule.share),
         strength=rounded(point.rule.strength),
         multiplier=rounded(point.multiplier),
         features=edits_of(claim.chosen, point.run.timesteps),

@@ -27,7 +27,8 @@ class Rule:
     """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features.
 
     A rule edits only with mode enforce, an action other than detect and a strength above 0; otherwise its features are
-    watched.  ``features`` is empty when stronger rules edit all.
+    watched: with mode enforce, action detect refuses images on which they fire at ``share`` of the positions or more; with
+    mode warn such images are warned about.  ``features`` is empty when stronger rules edit all.
     """
 
     concept: str
@@ -35,6 +36,7 @@ class Rule:
     action: str
     mode: str
     severity: str
+    share: float
     strength: float
     multiplier: float
     features: tuple[FeatureEdit, ...]
@@ -44,6 +46,11 @@ class Rule:
     def applied(self) -> float:
         """The strength with which activations are edited: 0 for rules that only watch."""
         return self.strength if self.mode == "enforce" and self.action != "detect" else 0.0
+
+    @property
+    def refuses(self) -> bool:
+        """Whether images on which the concept is present are refused."""
+        return self.mode == "enforce" and self.action == "detect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,8 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
         yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(ACTIONS)}"
     if rule.mode not in MODES:
         yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
+    if not 0 <= rule.share <= 1:
+        yield f"{where}: share is {rule.share:g}, expected 0 to 1"
     if not 0 <= rule.strength <= LARGEST_STRENGTH:
         yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
     if abs(rule.multiplier) > LARGEST_FIGURE:

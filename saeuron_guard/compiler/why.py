@@ -11,7 +11,9 @@ from saeuron_guard.wording import count_of
 def why(point: RulePoint, claim: Claim) -> str:
     """One sentence for ``guard.json`` about what a rule does at a hookpoint; ``claim``: after merging."""
     text = f"{_which(point)} in run {point.run.name}; multiplier {_by(point.rule.multiplier)}"
-    if not point.rule.edits:
+    if point.rule.refuses:
+        text = f"images are refused from {point.rule.share:.0%} of the positions on; {text}"
+    elif not point.rule.edits:
         text = f"{_idle(point.rule)}: watched, not edited; {text}"
     return text if claim.chosen else f"{text}; stronger rules edit all of them, see merges"
 
@@ -35,6 +37,4 @@ def _by(stated: object) -> str:
 
 def _idle(rule: ConceptRule) -> str:
     """Why a rule edits nothing."""
-    if rule.mode != "enforce":
-        return f"mode {rule.mode}"
-    return "action detect" if rule.action == "detect" else "strength 0"
+    return "strength 0" if rule.mode == "enforce" else f"mode {rule.mode}"

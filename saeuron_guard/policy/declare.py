@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from saeuron_guard.documents import Document
 from saeuron_guard.errors import Problem
-from saeuron_guard.names import STRENGTH_PRESETS
+from saeuron_guard.names import PRESENT_SHARE, STRENGTH_PRESETS
 from saeuron_guard.policy.model import Place, PolicyTest, Window
 from saeuron_guard.policy.settings import LISTS, RULE, WHOLE, Key, Value, key_text
 from saeuron_guard.strict_yaml import Pointer
 from saeuron_guard.wording import pointer_text, quote
-
-_DEFAULT_SHARE: Final = 0.25
-
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -120,7 +117,7 @@ def declared_tests(document: Document) -> tuple[PolicyTest, ...]:
             expect=test["expect"],
             concept=test.get("concept"),
             seed=int(test.get("seed", 0)),
-            share=number(test.get("share", _DEFAULT_SHARE)),
+            share=number(test.get("share", PRESENT_SHARE)),
             todo=test.get("todo"),
             place=place_at(document, ("tests", position)),
         )

@@ -8,7 +8,7 @@ from datetime import date
 from typing import Literal
 
 from saeuron_guard.errors import Problem
-from saeuron_guard.names import ACTIONS, BRANCHES, CONFIDENCE, MODES, SEVERITIES, STATUSES, THRESHOLDS
+from saeuron_guard.names import ACTIONS, BRANCHES, CONFIDENCE, MODES, PRESENT_SHARE, SEVERITIES, STATUSES, THRESHOLDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class ConceptRule:
     ``strength``: 0 leaves alone, 1 is the calibrated operating point.
     ``multiplier`` (gamma) and ``selection`` are the expert's override of the calibration.
     ``window``: None for all timesteps.
+    ``share``: of an image's positions, from which on the concept counts as present.
     ``removal``: least share of target images from which the concept must be gone, with ``confidence``.
     """
 
@@ -73,6 +74,7 @@ class ConceptRule:
     selection: Selection = Selection()
     window: Window | None = None
     severity: str = SEVERITIES[1]
+    share: float = PRESENT_SHARE
     removal: float = 0.85
     confidence: float = CONFIDENCE
 
@@ -80,6 +82,11 @@ class ConceptRule:
     def edits(self) -> bool:
         """Whether the rule changes activations, rather than only watching them."""
         return self.mode == "enforce" and self.action != "detect" and self.strength != 0
+
+    @property
+    def refuses(self) -> bool:
+        """Whether images on which the concept is present are refused."""
+        return self.mode == "enforce" and self.action == "detect"
 
 
 @dataclass(frozen=True, slots=True)

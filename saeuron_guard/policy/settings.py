@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from saeuron_guard.names import ACTIONS, BRANCHES, CONFIDENCE, MODES, SEVERITIES, THRESHOLDS
+from saeuron_guard.names import ACTIONS, BRANCHES, CONFIDENCE, MODES, PRESENT_SHARE, SEVERITIES, THRESHOLDS
 from saeuron_guard.policy.model import Audit, ConceptRule, Place, Policy, Retain, Selection, Tested, Window
 
 Key = tuple[str, ...]
@@ -91,6 +91,7 @@ RULE: Final[Mapping[Key, Setting]] = {
     ("selection", "features"): Setting((), _more, "the best ones"),
     ("timesteps",): Setting(None, _wider, "all timesteps"),
     ("severity",): Setting(SEVERITIES[1], _ranked(SEVERITIES)),
+    ("share",): Setting(PRESENT_SHARE, _lower),
     ("require", "removal"): Setting(0.85, _higher),
     ("require", "confidence"): Setting(CONFIDENCE, _higher),
 }
@@ -180,6 +181,7 @@ def _rule_settings(rule: ConceptRule) -> dict[Key, Value]:
         tuple(sorted(rule.selection.features)),
         rule.window,
         rule.severity,
+        rule.share,
         rule.removal,
         rule.confidence,
     )
@@ -212,6 +214,7 @@ def _rule_from(concept: str, settings: Settings, place: Place) -> ConceptRule:
         ),
         window=of("timesteps"),
         severity=of("severity"),
+        share=of("share"),
         removal=of("require", "removal"),
         confidence=of("require", "confidence"),
     )

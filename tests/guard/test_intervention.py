@@ -88,7 +88,7 @@ def random_rule(concept: str, features: list[int], numbers: np.random.Generator)
     )
     strength, multiplier = float(numbers.choice([0, 0.5, 1, 2])), float(numbers.choice([-20, -1, 0, 1.5]))
     action, mode = str(numbers.choice(ACTIONS)), str(numbers.choice(MODES, p=(0.1, 0.1, 0.8)))
-    return Rule(concept, "object", action, mode, "medium", strength, multiplier, edits, "random")
+    return Rule(concept, "object", action, mode, "medium", 0.25, strength, multiplier, edits, "random")
 
 
 def run(x: torch.Tensor, times: list[float], point: HookpointConfig, coder: SparseCoder) -> intervention.Edit:
