@@ -13,16 +13,27 @@ if TYPE_CHECKING:
     from saeuron_guard.compiler.compile import compile_policy
     from saeuron_guard.guard.decision_log import DecisionLog
     from saeuron_guard.guard.guard import Guard, guarded
+    from saeuron_guard.guard.guard_set import GuardSet
     from saeuron_guard.pipelines.load import load_pipeline
     from saeuron_guard.policy.load import load_policy
     from saeuron_guard.registry.store import FeatureRegistry
 
-__all__ = ["DecisionLog", "FeatureRegistry", "Guard", "compile_policy", "guarded", "load_pipeline", "load_policy"]
+__all__ = [
+    "DecisionLog",
+    "FeatureRegistry",
+    "Guard",
+    "GuardSet",
+    "compile_policy",
+    "guarded",
+    "load_pipeline",
+    "load_policy",
+]
 
 _HOMES = {
     "DecisionLog": "saeuron_guard.guard.decision_log",
     "FeatureRegistry": "saeuron_guard.registry.store",
     "Guard": "saeuron_guard.guard.guard",
+    "GuardSet": "saeuron_guard.guard.guard_set",
     "compile_policy": "saeuron_guard.compiler.compile",
     "guarded": "saeuron_guard.guard.guard",
     "load_pipeline": "saeuron_guard.pipelines.load",

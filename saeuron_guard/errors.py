@@ -5,6 +5,7 @@ A message says where, what, what was expected and got, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -70,6 +71,21 @@ class ModelMismatch(SaeuronGuardError):
 
 class GuardNotEffective(SaeuronGuardError):
     """An attached guard did not act in every denoising step, so the images were withheld."""
+
+
+class ImageRefused(SaeuronGuardError):
+    """A concept that the policy refuses is present in an image, so no image of the pipeline call was given.
+
+    ``refused``: which images (from 0), each with the concepts that are present in it.
+    """
+
+    def __init__(self, message: str, refused: Mapping[int, tuple[str, ...]]) -> None:
+        super().__init__(message)
+        self.refused = dict(refused)
+
+
+class GuardWarning(RuntimeWarning):
+    """What a guard that only observes or warns has to say; the images are given all the same."""
 
 
 class DecisionLogError(SaeuronGuardError):

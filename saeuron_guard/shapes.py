@@ -26,6 +26,7 @@ PlaceFires: TypeAlias = Bool[Tensor, "places features"]
 
 PlaceNumbers: TypeAlias = Int64[Tensor, "places"]
 PlaceMask: TypeAlias = Bool[Tensor, "places"]
+PolicyNumbers: TypeAlias = Int64[Tensor, "_"]
 RowFlags: TypeAlias = Bool[Tensor, "batch"]
 Bias: TypeAlias = Float32[Tensor, "d_in"]
 

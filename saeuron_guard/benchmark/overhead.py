@@ -30,9 +30,9 @@ from saeuron_guard.benchmark.machine import machine_facts
 from saeuron_guard.benchmark.rivals import published
 from saeuron_guard.benchmark.stopwatch import Stopwatch, begin, end
 from saeuron_guard.errors import CannotEvaluate
-from saeuron_guard.guard.attach import block_at
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.guard.layout import activation_of, positions_of
+from saeuron_guard.guard.site import block_at
 from saeuron_guard.pipelines.fingerprint import fingerprint
 from saeuron_guard.sae.sparse_coder import SparseCoder
 

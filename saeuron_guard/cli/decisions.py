@@ -138,7 +138,7 @@ def as_text(listing: Listing) -> Iterator[str]:
     if listing.last:
         yield ""
         yield from aligned(("time", "outcome", "image", "seed", "concepts", "prompt"), [*map(_row, listing.last)])
-        yield from (f"  {one.time} withheld: {one.why}" for one in listing.last if one.why)
+        yield from (f"  {one.time} {one.outcome}: {one.why}" for one in listing.last if one.why)
     if listing.damaged:
         yield ""
         yield f"{count_of(listing.damaged, 'damaged line')}:"

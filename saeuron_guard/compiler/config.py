@@ -27,8 +27,8 @@ class Rule:
     """What is done for one concept at one hookpoint: x' = x + strength (multiplier mu z - z) W_dec on its features.
 
     A rule edits only with mode enforce, an action other than detect and a strength above 0; otherwise its features are
-    watched: with mode enforce, action detect refuses images on which they fire at ``share`` of the positions or more; with
-    mode warn such images are warned about.  ``features`` is empty when stronger rules edit all.
+    watched: with mode enforce, action detect refuses images on which they fire at ``share`` of the positions or more;
+    with mode warn such images are warned about.  ``features`` is empty when stronger rules edit all.
     """
 
     concept: str

@@ -73,16 +73,7 @@ def _unsound_hookpoint(hookpoint: HookpointConfig) -> Iterator[str]:
 
 def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
     where = f"{hookpoint.hookpoint}, {rule.concept}"
-    if rule.action not in ACTIONS:
-        yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(ACTIONS)}"
-    if rule.mode not in MODES:
-        yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
-    if not 0 <= rule.share <= 1:
-        yield f"{where}: share is {rule.share:g}, expected 0 to 1"
-    if not 0 <= rule.strength <= LARGEST_STRENGTH:
-        yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
-    if abs(rule.multiplier) > LARGEST_FIGURE:
-        yield f"{where}: multiplier is {rule.multiplier:g}, expected at most {LARGEST_FIGURE:g} either way"
+    yield from _unsound_settings(rule, where)
     indices = [edit.index for edit in rule.features]
     if len(set(indices)) != len(indices):
         yield f"{where}: one feature occurs twice"
@@ -97,6 +88,19 @@ def _unsound_rule(rule: Rule, hookpoint: HookpointConfig) -> Iterator[str]:
                 f"{where}, feature {edit.index}: active, mean and threshold have {sorted(sizes)} values, "
                 f"expected {len(hookpoint.timesteps)}, one for each timestep"
             )
+
+
+def _unsound_settings(rule: Rule, where: str) -> Iterator[str]:
+    if rule.action not in ACTIONS:
+        yield f"{where}: unknown action {rule.action!r}, this release carries out {', '.join(ACTIONS)}"
+    if rule.mode not in MODES:
+        yield f"{where}: mode is {rule.mode!r}, expected {', '.join(MODES)}"
+    if not 0 <= rule.share <= 1:
+        yield f"{where}: share is {rule.share:g}, expected 0 to 1"
+    if not 0 <= rule.strength <= LARGEST_STRENGTH:
+        yield f"{where}: strength is {rule.strength:g}, expected 0 to {LARGEST_STRENGTH:g}"
+    if abs(rule.multiplier) > LARGEST_FIGURE:
+        yield f"{where}: multiplier is {rule.multiplier:g}, expected at most {LARGEST_FIGURE:g} either way"
 
 
 def _edited_twice(hookpoint: HookpointConfig) -> Iterator[str]:

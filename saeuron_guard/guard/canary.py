@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from saeuron_guard.compiler.config import FeatureEdit, GuardConfig, HookpointConfig, Rule
+from saeuron_guard.compiler.config import FeatureEdit, HookpointConfig, Rule
 from saeuron_guard.errors import GuardNotEffective
 from saeuron_guard.guard.attach import Attachment
+from saeuron_guard.guard.roster import Assignment
 from saeuron_guard.names import GATES
 from saeuron_guard.sae.sparse_coder import SparseCoder
 
@@ -20,23 +21,38 @@ _LEAST_COSINE = 0.1
 """A direction that is nearly at right angles to the encoder's would have to be enormous."""
 
 
-def sing(attachment: Attachment, config: GuardConfig, coders: Mapping[str, SparseCoder]) -> None:
-    """Run every hookpoint's installed hook on activations that are known to contain its features.
+def sing(attachment: Attachment, coders: Mapping[str, SparseCoder]) -> None:
+    """Run every hookpoint's installed hook on activations that are known to contain each policy's features.
 
-    Raises GuardNotEffective when a hook is not there, or changes an activation otherwise than ``expected`` does.
+    Raises GuardNotEffective when a hook is not there, changes an activation otherwise than ``expected`` does, or
+    changes one that no policy is to guard.
     """
-    for point in config.hookpoints:
-        block = attachment.site.blocks[point.hookpoint]
-        handle = attachment.handles[point.hookpoint]
-        hook = (handle.hooks_dict_ref() or {}).get(handle.id)
-        if hook is None:
-            raise GuardNotEffective(f"{point.hookpoint}: the hook could not be installed")
-        coder = coders[point.hookpoint]
-        x, timesteps = probes(point, coder)
-        device = next((p.device for p in block.parameters() if not p.is_meta), torch.device("cpu"))
-        with attachment.runtime.denoiser_call(timesteps.to(device)):
-            output = hook(block, (), x[:, None].to(device))[:, 0].cpu()
-        compare(x, output, expected(x, timesteps, point, coder, attachment.gate), point)
+    roster = attachment.roster
+    for name, config in roster.configs.items():
+        for point in config.hookpoints:
+            coder = coders[point.hookpoint]
+            x, timesteps = probes(point, coder)
+            assignment = None if roster.single else roster.assign(name)
+            output = _hooked(attachment, point.hookpoint, x, timesteps, assignment)
+            compare(x, output, expected(x, timesteps, point, coder, attachment.options.gate), point)
+            if roster.single:
+                continue
+            if not torch.equal(_hooked(attachment, point.hookpoint, x, timesteps, roster.assign(None)), x):
+                raise GuardNotEffective(f"{point.hookpoint}: the hook changes an activation that no policy guards")
+
+
+def _hooked(
+    attachment: Attachment, hookpoint: str, x: Tensor, timesteps: Tensor, assignment: Assignment | None
+) -> Tensor:
+    """What the installed hook makes of ``x`` (rows, d_in), each row an image of one position."""
+    block, handle = attachment.site.blocks[hookpoint], attachment.handles[hookpoint]
+    hook = (handle.hooks_dict_ref() or {}).get(handle.id)
+    if hook is None:
+        raise GuardNotEffective(f"{hookpoint}: the hook could not be installed")
+    device = next((p.device for p in block.parameters() if not p.is_meta), torch.device("cpu"))
+    with attachment.runtime.denoiser_call(timesteps.to(device), assignment):
+        output: Tensor = hook(block, (), x[:, None].to(device))
+    return output[:, 0].cpu()
 
 
 def probes(point: HookpointConfig, coder: SparseCoder) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from saeuron_guard.compiler.config import GuardConfig, Rule
 from saeuron_guard.compiler.decode import decode
+from saeuron_guard.guard.presence import present_in
 from saeuron_guard.names import MODES, SEVERITIES
 from saeuron_guard.strict_json import read_json
 from saeuron_guard.wording import quote
@@ -15,8 +17,12 @@ from saeuron_guard.wording import quote
 SCHEMA: Final = "saeuron-guard/decision-v1"
 RELEASED: Final = "released"
 WARNED: Final = "released-with-warning"
+UNGUARDED: Final = "released-unguarded"
+"""The guard did not run as it should, and none of its rules is enforced."""
+REFUSED: Final = "refused"
+"""A concept is present that a policy refuses."""
 WITHHELD: Final = "withheld"
-OUTCOMES: Final = (RELEASED, WARNED, WITHHELD)
+OUTCOMES: Final = (RELEASED, WARNED, UNGUARDED, REFUSED, WITHHELD)
 
 _LARGEST: Final = 3.4e38
 """JSON has no infinity, and a latent relative to a threshold of 0 is infinite."""
@@ -64,7 +70,8 @@ class Decision:
     ``id`` is unique; ``call`` is the same for the images of one pipeline call.  ``time``: when it was decided, UTC.
     ``image``: which of the ``images`` of the call, from 0; None for all of them; ``images`` None when that is unknown.
     ``modes``: those of all rules of the guard.  ``steps``: denoiser calls that were guarded.
-    ``why`` an image was withheld.  ``seed`` None and ``prompts`` empty when unknown.
+    ``why`` an image was withheld or refused, or left unguarded.  ``guard`` and ``policy`` are empty for an image that
+    none of several policies was to guard.  ``seed`` None and ``prompts`` empty when unknown.
     """
 
     schema: str
@@ -101,9 +108,19 @@ def parse_decision(line: str) -> Decision:
     return decision
 
 
-def finding(config: GuardConfig, concept: str, steps: int, positions: float, peak: float) -> Finding:
-    """What is noted of a concept that fired, with the strictest of what the guard's rules say of it."""
-    rules = [rule for rule in _rules(config) if rule.concept == concept]
+NO_POLICY: Final = PolicyName("", "", "")
+
+
+def policy_name(config: GuardConfig | None) -> PolicyName:
+    """The policy that a guard was compiled from; ``NO_POLICY`` for None."""
+    if config is None:
+        return NO_POLICY
+    return PolicyName(config.policy_name, config.policy_version, config.policy_digest)
+
+
+def finding(rules: Sequence[Rule], concept: str, steps: int, positions: float, peak: float) -> Finding:
+    """What is noted of a concept that fired, with the strictest of what ``rules`` say of it."""
+    rules = [rule for rule in rules if rule.concept == concept]
     strictest = max(rules, key=lambda rule: MODES.index(rule.mode))
     return Finding(
         concept=concept,
@@ -117,19 +134,10 @@ def finding(config: GuardConfig, concept: str, steps: int, positions: float, pea
     )
 
 
-def outcome_of(concepts: tuple[Finding, ...]) -> str:
-    """How an image leaves in which ``concepts`` fired."""
-    return WARNED if any(found.mode == "warn" for found in concepts) else RELEASED
-
-
-def modes_of(config: GuardConfig) -> tuple[str, ...]:
-    """The modes of a guard's rules, mildest first."""
-    present = {rule.mode for rule in _rules(config)}
-    return tuple(mode for mode in MODES if mode in present)
-
-
-def _rules(config: GuardConfig) -> list[Rule]:
-    return [rule for point in config.hookpoints for rule in point.rules]
+def outcome_of(config: GuardConfig, concepts: tuple[Finding, ...]) -> str:
+    """How an image leaves in which ``concepts`` fired and that is neither refused nor withheld."""
+    present = present_in(config, [(found.concept, found.positions) for found in concepts])
+    return WARNED if any(found.warned for found in present) else RELEASED
 
 
 def _rank(severity: str) -> int:

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.guard.branches import RowLayout, policies_of, policies_of_rows
 from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.images import ImageTally
 from saeuron_guard.guard.intervention import Firing
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.report import GuardReport
-from saeuron_guard.guard.runtime import CAUSES
+from saeuron_guard.guard.roster import Assignment
+from saeuron_guard.guard.runtime import CAUSES, OUTSIDE
 from saeuron_guard.guard.tables import HookpointTables, distances
 from saeuron_guard.guard.tally import ConceptFindings, count
 from saeuron_guard.guard.threshold_gate import edit_by_threshold
@@ -63,24 +65,23 @@ class GraphRuntime:
     """As ``runtime.Runtime``, for the gate ``threshold``.
 
     One pipeline call at a time: what is under way stands in tensors that all threads would share.
-    ``guided``: whether the first half of a denoiser call's rows is the unconditional branch when it has the same
-    content as the second; None where all rows are edited.
     """
 
     def __init__(
         self,
         tables: Mapping[str, HookpointTables],
         arguments: Arguments,
-        guided: Callable[[], bool] | None = None,
+        layout: RowLayout,
     ) -> None:
         self._tables = dict(tables)
         self._arguments = arguments
-        self._guided = guided
+        self._layout = layout
         self._counters: dict[str, Counters] = {}
         self._calls = torch.zeros((), dtype=torch.int64)
         self._far = torch.zeros((), dtype=torch.bool)
         self._timestep: Tensor | None = None
         self._edited: Tensor | None = None
+        self._policies: Tensor | None = None
         self._total = 0
         self._lock = threading.Lock()
 
@@ -97,7 +98,7 @@ class GraphRuntime:
         self._calls, self._far = self._calls.to(device), self._far.to(device)
 
     @contextmanager
-    def generation(self) -> Iterator[GraphGeneration]:
+    def generation(self, assignment: Assignment | None = None) -> Iterator[GraphGeneration]:
         """One pipeline call; its end raises GuardNotEffective unless each denoiser call passed every hookpoint."""
         if not self._lock.acquire(blocking=False):
             raise GuardNotEffective(
@@ -108,14 +109,20 @@ class GraphRuntime:
         before = int(self._calls)
         passed = {hookpoint: int(counters.passes) for hookpoint, counters in self._counters.items()}
         self._far.zero_()
+        self._policies = self._placed(assignment)
         try:
             yield found
         finally:
             found.calls = int(self._calls) - before
             self._total += found.calls
-            self._timestep = None
+            self._timestep = self._policies = None
             self._lock.release()
         self._check(found.calls, passed)
+
+    def _placed(self, assignment: Assignment | None) -> Tensor | None:
+        """The policies of images on the device."""
+        policies = policies_of(assignment)
+        return None if policies is None else policies.to(self._calls.device)
 
     def _check(self, calls: int, before: Mapping[str, int]) -> None:
         missing = [
@@ -135,15 +142,15 @@ class GraphRuntime:
             )
 
     @contextmanager
-    def denoiser_call(self, timestep: Tensor) -> Iterator[None]:
+    def denoiser_call(self, timestep: Tensor, assignment: Assignment | None = None) -> Iterator[None]:
         """Pretend that a denoiser call with ``timestep`` (rows,) is under way; nothing is counted."""
         self.prepare(timestep.device)
         kept = [(value, value.clone()) for counters in self._counters.values() for value in _tensors(counters).values()]
-        self._timestep, self._edited = timestep, None
+        self._timestep, self._edited, self._policies = timestep, None, self._placed(assignment)
         try:
             yield
         finally:
-            self._timestep = None
+            self._timestep = self._policies = None
             for value, before in kept:
                 value.copy_(before)
 
@@ -175,6 +182,8 @@ class GraphRuntime:
             sample = arguments.sample(args, kwargs)
             self._timestep = arguments.timestep(args, kwargs, sample.device)
             self._edited = self._edited_rows(sample)
+            if self._layout.several:
+                self._check_policies(sample.shape[0])
             self._calls.add_(1)
             for tables in self._tables.values():
                 gap = distances(tables.timesteps, self._timestep).amin(dim=1).amax()
@@ -182,10 +191,16 @@ class GraphRuntime:
 
         return note
 
+    def _check_policies(self, rows: int) -> None:
+        if self._policies is None:
+            raise GuardNotEffective(OUTSIDE)
+        self._layout.check(self._policies.shape[0], rows)
+
     def _edited_rows(self, sample: Tensor) -> Tensor | None:
         """Which rows (rows,) are edited: all but an unconditional half; None for all."""
         rows = sample.shape[0]
-        if self._guided is None or rows % 2 or not self._guided():
+        guided = self._layout.guided
+        if guided is None or rows % 2 or not guided():
             return None
         stacked = (sample[: rows // 2] == sample[rows // 2 :]).all()
         return (torch.arange(rows, device=sample.device) >= rows // 2) | ~stacked
@@ -203,6 +218,8 @@ class GraphRuntime:
             if self._edited is not None and self._edited.shape[0] == x.shape[0]:
                 active = rows.active.expand(x.shape[0], -1) & self._edited[:, None]
                 rows = type(rows)(rows.target.expand(x.shape[0], -1), rows.threshold.expand(x.shape[0], -1), active)
+            if self._policies is not None:
+                rows = rows.only(policies_of_rows(self._policies, x.shape[0]), tables.policies)
             grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
             edited = edit_by_threshold(x, tables, rows, grid)
             self._count(counters, tables, edited.firing, x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ class ConceptInImage:
     """What the guard saw of one concept in one image.
 
     ``timesteps``: those at which a feature of it fired, in the order of the steps.  ``positions``: share of the
-    positions looked at, over all steps.  ``peak``: largest latent relative to its threshold, 0 when none fired.
+    positions looked at, over all steps; where several branches of guidance are guarded, in the one where it is largest.
+    ``peak``: largest latent relative to its threshold, 0 when none fired.
     ``heat`` (height, width): share of the steps in which it fired at each position, by the finest hookpoint; None when
     it fired nowhere, (1, positions) where positions are tokens.
     """
@@ -54,11 +55,17 @@ class ConceptInImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageReport:
-    """What fired while one image formed, concept by concept, over ``calls`` denoiser calls."""
+    """What fired while one image formed, concept by concept, over ``calls`` denoiser calls.
+
+    ``policy``: the id of the one that the image had, of a guard with several; None for none.
+    ``refused``: the concepts for which the image was refused.
+    """
 
     index: int
     calls: int
     concepts: tuple[ConceptInImage, ...]
+    policy: str | None = ""
+    refused: tuple[str, ...] = ()
 
     def concept(self, name: str) -> ConceptInImage:
         """The findings of one concept; KeyError for one that the guard has no rule for."""
@@ -69,6 +76,8 @@ class ImageReport:
         return {
             "image": self.index,
             "calls": self.calls,
+            "policy": self.policy,
+            "refused": list(self.refused),
             "concepts": [found.to_json() for found in self.concepts],
         }
 
@@ -77,12 +86,14 @@ class ImageReport:
         fired = sorted((found for found in self.concepts if found.fired), key=lambda found: -found.positions)
         if not fired:
             return "no concept of the guard fired"
-        return "\n".join(
+        lines = [f"refused: {', '.join(self.refused)}"] if self.refused else []
+        lines += [
             f"{found.concept}: fired in {len(found.timesteps)} of {self.calls} steps (timesteps "
             f"{found.timesteps[0]:g} to {found.timesteps[-1]:g}), at {found.positions:.1%} of the positions"
             f"{_where(found.heat)}, at most {found.peak:.1f} times its threshold"
             for found in fired
-        )
+        ]
+        return "\n".join(lines)
 
 
 def _where(heat: NDArray[np.float32] | None) -> str:
@@ -102,6 +113,10 @@ class ImageTally:
     def __init__(self) -> None:
         self.images: int | None = None
         """How many images the pipeline call gave; None while unknown."""
+        self.refused: dict[int, tuple[str, ...]] = {}
+        """Which images were refused, and for which concepts."""
+        self.policy_of: Callable[[int], str | None] = lambda _: ""
+        """The id of the policy that an image had."""
         self._calls = 0
         self._looked: dict[Key, int] = defaultdict(int)
         self._hits: dict[Key, Int32[Tensor, "concepts batch pos"]] = {}
@@ -152,7 +167,13 @@ class ImageTally:
         if images == 0 or any(rows % images for _, rows, _ in self._looked):
             return ()
         return tuple(
-            ImageReport(image, self._calls, tuple(self._found(concept, image, images) for concept in concepts))
+            ImageReport(
+                index=image,
+                calls=self._calls,
+                concepts=tuple(self._found(concept, image, images) for concept in concepts),
+                policy=self.policy_of(image),
+                refused=self.refused.get(image, ()),
+            )
             for image in range(images)
         )
 
@@ -161,23 +182,30 @@ class ImageTally:
         for timestep, fired in self._fired:
             if concept in fired and bool(fired[concept][image::images].any()):
                 timesteps.append(float(timestep[0] if timestep.shape[0] == 1 else timestep[image]))
-        hit, looked, peak = 0, 0, 0.0
+        # By branch, counted from the last, which is the conditional one wherever there are two.
+        hit: dict[int, int] = defaultdict(int)
+        looked: dict[int, int] = defaultdict(int)
+        peak = 0.0
         heat: NDArray[np.float32] | None = None
         for key, calls in self._looked.items():
             counts = self._passes[key]
             if concept not in counts.concepts:
                 continue
-            looked += calls * (counts.rows // images) * counts.pos
+            branches = counts.rows // images
+            for branch in range(branches):
+                looked[branch - branches] += calls * counts.pos
             if key not in self._hits:
                 continue
             place = counts.concepts.index(concept)
-            own = self._hits[key][place, image::images].sum(dim=0)
-            hit += int(own.sum())
+            own = self._hits[key][place, image::images]
+            for branch, fired_at in enumerate(own.sum(dim=1).tolist()):
+                hit[branch - branches] += fired_at
             peak = max(peak, float(self._peaks[key][place, image::images].max()))
-            share = own.float().cpu().numpy() / (calls * (counts.rows // images))
+            share = own.sum(dim=0).float().cpu().numpy() / (calls * branches)
             grid = counts.grid or (1, counts.pos)
             if heat is None or heat.size < share.size:
                 heat = share.reshape(grid).astype(np.float32)
         if not timesteps:
             heat = None
-        return ConceptInImage(concept, tuple(timesteps), hit / looked if looked else 0.0, peak, heat)
+        positions = max((hit[branch] / looked[branch] for branch in looked), default=0.0)
+        return ConceptInImage(concept, tuple(timesteps), positions, peak, heat)

@@ -6,27 +6,28 @@ import inspect
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from saeuron_guard.compiler.config import GuardConfig
-from saeuron_guard.errors import DecisionLogError, SaeuronGuardError
+from saeuron_guard.errors import DecisionLogError, GuardWarning, ImageRefused, SaeuronGuardError
 from saeuron_guard.guard.decision_log import DecisionLog
 from saeuron_guard.guard.decisions import (
+    REFUSED,
+    RELEASED,
     SCHEMA,
+    UNGUARDED,
     WITHHELD,
     Decision,
-    Finding,
-    PolicyName,
     finding,
-    modes_of,
     outcome_of,
+    policy_name,
 )
 from saeuron_guard.guard.images import ImageReport
+from saeuron_guard.guard.roster import Assignment, Roster, modes_of, rules_of
 from saeuron_guard.guard.runtime import Generation
 from saeuron_guard.guard.tally import ConceptFindings
 
@@ -53,10 +54,18 @@ class Request:
 
 @dataclass(slots=True)
 class Record:
-    """One pipeline call: what was asked for, and what was counted as soon as the model is called."""
+    """One pipeline call: what was asked for, by which policies, and what came of it.
+
+    ``generation``: what was counted, as soon as the model is called.  ``refused``: images, with the concepts for which.
+    ``problems``: why the guard did not run as it should, if its images leave all the same.
+    """
 
     request: Request
+    roster: Roster
+    assignment: Assignment | None = None
     generation: Generation | None = None
+    refused: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    problems: list[SaeuronGuardError] = field(default_factory=list)
 
 
 def request_of(call: Callable[..., Any], pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
@@ -77,12 +86,11 @@ def _listed(value: Any) -> list[Any]:
 
 
 @contextmanager
-def recorded(recorder: Recorder | None, request: Request) -> Iterator[Record]:
+def recorded(recorder: Recorder | None, record: Record) -> Iterator[Record]:
     """Log what comes of one pipeline call, if anybody wants to know; its images leave after their lines are written.
 
     Raises DecisionLogError in place of images that a guard which enforces cannot account for.
     """
-    record = Record(request)
     try:
         yield record
     except SaeuronGuardError as error:
@@ -100,12 +108,10 @@ class Recorder:
     warning.
     """
 
-    def __init__(self, log: DecisionLog, config: GuardConfig) -> None:
+    def __init__(self, log: DecisionLog, roster: Roster) -> None:
         self.log = log
         self.unlogged = 0
-        self._config = config
-        self._modes = modes_of(config)
-        self._concepts = tuple(dict.fromkeys(rule.concept for point in config.hookpoints for rule in point.rules))
+        self._roster = roster
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -121,7 +127,11 @@ class Recorder:
     def withheld(self, record: Record, error: SaeuronGuardError) -> None:
         """Log that the images of a call are withheld because of ``error``; whether or not that succeeds, they are."""
         try:
-            self.log.append([self._all_images(record, str(uuid.uuid4()), str(error))])
+            if isinstance(error, ImageRefused):
+                decisions = self._decisions(record, "another image of the call is refused")
+            else:
+                decisions = [self._all_images(record, str(uuid.uuid4()), WITHHELD, str(error))]
+            self.log.append(decisions)
         except DecisionLogError as failure:
             self._count()
             error.add_note(f"This could not be logged: {failure}")
@@ -132,85 +142,89 @@ class Recorder:
             yield
         except DecisionLogError as error:
             self._count()
-            if "enforce" in self._modes:
+            if self._roster.enforces:
                 raise DecisionLogError(f"{error}. The guard enforces, so {consequence}") from error
-            warnings.warn(f"{error}. The guard only observes or warns, so it goes on", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{error}. The guard only observes or warns, so it goes on", GuardWarning, stacklevel=2)
 
     def _count(self) -> None:
         with self._lock:
             self.unlogged += 1
 
-    def _decisions(self, record: Record) -> list[Decision]:
-        """A decision for each image; one for all of them where nothing is known of single ones."""
+    def _decisions(self, record: Record, withheld: str = "") -> list[Decision]:
+        """A decision for each image; one for all of them where nothing is known of single ones.
+
+        ``withheld``: why those that are not refused don't leave either, if they don't.
+        """
         call = str(uuid.uuid4())
+        if record.problems:
+            return [self._all_images(record, call, UNGUARDED, str(record.problems[0]))]
         generation = record.generation
         images = generation.images.images if generation else None
-        reports = generation.images.reports(self._concepts) if generation and images else ()
+        reports = generation.images.reports(self._roster.concepts) if generation and images else ()
         if not images or len(reports) != images:
-            return [self._all_images(record, call, "")]
-        return [self._one_image(record, call, report, images) for report in reports]
+            return [self._all_images(record, call, WITHHELD if withheld else RELEASED, withheld)]
+        return [self._one_image(record, call, report, images, withheld) for report in reports]
 
-    def _one_image(self, record: Record, call: str, report: ImageReport, images: int) -> Decision:
+    def _one_image(self, record: Record, call: str, report: ImageReport, images: int, withheld: str) -> Decision:
+        _, config = self._roster.chosen(record.assignment, report.index)
+        rules = tuple(rules_of(config)) if config else ()
+        known = {rule.concept for rule in rules}
         findings = tuple(
-            finding(self._config, found.concept, len(found.timesteps), found.positions, found.peak)
+            finding(rules, found.concept, len(found.timesteps), found.positions, found.peak)
             for found in report.concepts
-            if found.fired
+            if found.fired and found.concept in known
         )
+        outcome = WITHHELD if withheld else outcome_of(config, findings) if config else RELEASED
+        why = withheld
+        if report.index in record.refused:
+            outcome, why = REFUSED, f"present: {', '.join(record.refused[report.index])}"
         request = record.request
         return self._decision(
             call=call,
+            guard=config.digest if config else "",
+            policy=policy_name(config),
+            modes=modes_of(rules),
             image=report.index,
             images=images,
             steps=report.calls,
-            findings=findings,
+            concepts=findings,
+            outcome=outcome,
+            why=why,
             seed=request.seed_of(report.index, images),
             prompts=request.prompts_of(report.index, images),
         )
 
-    def _all_images(self, record: Record, call: str, why: str) -> Decision:
+    def _all_images(self, record: Record, call: str, outcome: str, why: str) -> Decision:
         generation, seeds = record.generation, record.request.seeds
-        found: tuple[ConceptFindings, ...] = generation.tally.findings(self._concepts) if generation else ()
+        involved = self._roster.involved(record.assignment)
+        rules = tuple(rule for config in involved for rule in rules_of(config))
+        concepts = tuple(dict.fromkeys(rule.concept for rule in rules))
+        found: tuple[ConceptFindings, ...] = generation.tally.findings(concepts) if generation else ()
+        findings = tuple(finding(rules, one.concept, one.steps, one.positions, one.peak) for one in found if one.fired)
+        (config,) = involved if len(involved) == 1 else (None,)
+        if outcome == RELEASED and config:
+            outcome = outcome_of(config, findings)
         return self._decision(
             call=call,
+            guard=config.digest if config else self._roster.digest if involved else "",
+            policy=policy_name(config),
+            modes=modes_of(rules),
             image=None,
             images=generation.images.images if generation else None,
             steps=generation.tally.calls if generation else 0,
-            findings=tuple(
-                finding(self._config, one.concept, one.steps, one.positions, one.peak) for one in found if one.fired
-            ),
+            concepts=findings,
+            outcome=outcome,
+            why=why,
             seed=seeds[0] if len(seeds) == 1 else None,
             prompts=record.request.prompts,
-            why=why,
         )
 
-    def _decision(
-        self,
-        *,
-        call: str,
-        image: int | None,
-        images: int | None,
-        steps: int,
-        findings: tuple[Finding, ...],
-        seed: int | None,
-        prompts: tuple[str, ...],
-        why: str = "",
-    ) -> Decision:
-        config = self._config
+    def _decision(self, *, prompts: tuple[str, ...], **facts: Any) -> Decision:
         return Decision(
             schema=SCHEMA,
             id=str(uuid.uuid4()),
-            call=call,
             time=self.log.now(),
-            guard=config.digest,
-            policy=PolicyName(config.policy_name, config.policy_version, config.policy_digest),
-            model=config.model,
-            modes=self._modes,
-            image=image,
-            images=images,
-            steps=steps,
-            concepts=findings,
-            outcome=WITHHELD if why else outcome_of(findings),
-            why=why,
-            seed=seed,
+            model=next(iter(self._roster.configs.values())).model,
             prompts=tuple(self.log.note(prompt) for prompt in prompts),
+            **facts,
         )

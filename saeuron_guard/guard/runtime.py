@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saeuron_guard.errors import GuardNotEffective
+from saeuron_guard.errors import GuardNotEffective, SaeuronGuardError
+from saeuron_guard.guard.branches import RowLayout, equal_half, policies_of, policies_of_rows
 from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.images import ImageTally
 from saeuron_guard.guard.intervention import edit
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.report import GuardReport
+from saeuron_guard.guard.roster import Assignment
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import HookpointCounts, Tally, count
 
@@ -26,25 +28,33 @@ CAUSES = (
     "Turn that off, then detach and attach the guard again."
 )
 
+OUTSIDE = (
+    "the denoiser was called outside of the pipeline, so nobody knows which policies its rows have; call the pipeline"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DenoiserCall:
     """One forward pass of the denoiser: its timestep, (1,) or one for each row, and which hookpoints it has passed.
 
     The first ``unconditional`` rows are left as they are.
+    ``policies``: numbers of the images' policies, one for all or one for each; None where all rows have the only one.
     """
 
     timestep: Tensor
     unconditional: int = 0
+    policies: Tensor | None = None
     passes: dict[str, HookpointCounts] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Generation:
-    """What was counted in one pipeline call: in all, and image by image."""
+    """One pipeline call: the policies of its images, what was counted in all and image by image, what went wrong."""
 
+    policies: Tensor | None = None
     tally: Tally = field(default_factory=Tally)
     images: ImageTally = field(default_factory=ImageTally)
+    problems: list[SaeuronGuardError] = field(default_factory=list)
 
     def add_call(self, call: DenoiserCall) -> None:
         """Add a denoiser call that passed every hookpoint."""
@@ -64,18 +74,18 @@ class Runtime:
     """The hooks of one attached guard, and the tables they use on each device.
 
     ``arguments``: how to read the denoiser's.
-    ``unconditional_rows``: how many rows at the start of that are not to be edited; all are edited if left out.
+    ``layout``: what is known of the rows of its calls.
     """
 
     def __init__(
         self,
         tables: Mapping[str, HookpointTables],
         arguments: Arguments,
-        unconditional_rows: Callable[[Any], int] | None = None,
+        layout: RowLayout,
     ) -> None:
         self._tables = dict(tables)
         self._arguments = arguments
-        self._unconditional_rows = unconditional_rows
+        self._layout = layout
         self._on_device: dict[tuple[str, torch.device], HookpointTables] = {}
         self._state = _State()
         self.acts: Callable[[], bool] = lambda: True
@@ -85,9 +95,9 @@ class Runtime:
         self._lock = threading.Lock()
 
     @contextmanager
-    def generation(self) -> Iterator[Generation]:
+    def generation(self, assignment: Assignment | None = None) -> Iterator[Generation]:
         """One pipeline call; gives what is counted of the denoiser calls that this thread makes in it."""
-        before, generation = (self._state.generation, self._state.rows), Generation()
+        before, generation = (self._state.generation, self._state.rows), Generation(policies_of(assignment))
         self._state.generation, self._state.rows = generation, None
         try:
             yield generation
@@ -99,9 +109,9 @@ class Runtime:
                 self._last = generation.images
 
     @contextmanager
-    def denoiser_call(self, timestep: Tensor) -> Iterator[None]:
+    def denoiser_call(self, timestep: Tensor, assignment: Assignment | None = None) -> Iterator[None]:
         """Pretend that a denoiser call with ``timestep`` (rows,) is under way in this thread; nothing is counted."""
-        self._state.call = DenoiserCall(timestep)
+        self._state.call = DenoiserCall(timestep, policies=policies_of(assignment))
         try:
             yield
         finally:
@@ -135,7 +145,8 @@ class Runtime:
                 )
             for hookpoint in self._tables:
                 self._tables_on(hookpoint, timestep.device).check_timestep(timestep)
-            self._state.call = DenoiserCall(timestep, self._left_alone(sample))
+            policies = self._policies(sample)
+            self._state.call = DenoiserCall(timestep, self._left_alone(sample), policies)
 
         return note_timestep
 
@@ -188,8 +199,11 @@ class Runtime:
         # FasterCache runs the blocks for the conditional half alone: then no row is one to leave alone.
         first = call.unconditional if x.shape[0] == 2 * call.unconditional else 0
         timestep = call.timestep if call.timestep.shape[0] == 1 else call.timestep[first:]
+        rows = tables.at(timestep.to(activation.device))
+        if call.policies is not None:
+            rows = rows.only(policies_of_rows(call.policies, x.shape[0])[first:].to(activation.device), tables.policies)
         grid = (activation.shape[2], activation.shape[3]) if activation.ndim == 4 else None
-        edited = edit(x[first:], tables, tables.at(timestep.to(activation.device)), grid)
+        edited = edit(x[first:], tables, rows, grid)
         counts = count(edited.firing, tables, (x.shape[0] - first, x.shape[1]), grid)
         if edited.firing is None:
             return output, counts
@@ -202,11 +216,29 @@ class Runtime:
         0 outside of pipeline calls, and for calls with other rows than the first of the pipeline call: those are no
         guidance steps, whatever they look like.
         """
-        if self._unconditional_rows is None or self._state.generation is None or not isinstance(sample, Tensor):
+        guided = self._layout.guided
+        if guided is None or self._state.generation is None or not isinstance(sample, Tensor):
             return 0
         if self._state.rows is None:
             self._state.rows = sample.shape[0]
-        return self._unconditional_rows(sample) if sample.shape[0] == self._state.rows else 0
+        return equal_half(sample) if guided() and sample.shape[0] == self._state.rows else 0
+
+    def _policies(self, sample: Any) -> Tensor | None:
+        """The policies of the images that a denoiser call makes; None where there is one for everything."""
+        generation = self._state.generation
+        if generation is None or generation.policies is None:
+            if generation is None and self._layout.several:
+                raise GuardNotEffective(OUTSIDE)
+            return None
+        self._layout.check(generation.policies.shape[0], sample.shape[0])
+        return generation.policies
+
+    def note(self, error: SaeuronGuardError) -> bool:
+        """Remember what went wrong in this thread's pipeline call; False when there is none under way."""
+        generation = self._state.generation
+        if generation is not None:
+            generation.problems.append(error)
+        return generation is not None
 
     def _tables_on(self, hookpoint: str, device: torch.device) -> HookpointTables:
         key = (hookpoint, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from saeuron_guard.shapes import (
     FeatureValues,
     LatentSlots,
     Membership,
+    PolicyNumbers,
     RowMask,
     RowValues,
     TimeMask,
@@ -39,10 +41,25 @@ class RowTables(NamedTuple):
     threshold: RowValues
     active: RowMask
 
+    def only(self, policies: PolicyNumbers, columns: PolicyNumbers) -> RowTables:
+        """The same, each row with those ``columns`` (numbers of policies) alone that are its policy's.
+
+        ``policies`` (rows,): the number of each row's policy.
+        """
+        return self._replace(active=self.active & (policies[:, None] == columns[None, :]))
+
+
+class Column(NamedTuple):
+    """A feature of a rule of the policy with this number."""
+
+    policy: int
+    rule: Rule
+    edit: FeatureEdit
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns on which one action works together: of ``scale`` all, of the others those of one rule."""
+    """The columns on which one action works together: of ``scale`` all, of the others those of one rule of a policy."""
 
     action: str
     indices: ColumnIndices
@@ -56,6 +73,8 @@ class Columns:
 class HookpointTables:
     """All rules at one hookpoint stacked into one table, so that one gather and one product serve every concept.
 
+    ``policies``: the number of each column's policy, all 0 if there is one.
+
     A feature may have several columns, for rules that edit it at different timesteps.
     ``slots`` (num_latents,): a latent's place among the ``unique`` features, or ``unique`` if nobody selected it;
     ``column_slots``: the same for the feature of each column.
@@ -68,6 +87,7 @@ class HookpointTables:
     concepts: tuple[str, ...]
     largest_gap: int
     coder: SparseCoder
+    policies: PolicyNumbers
     features: FeatureIndices
     unique: int
     slots: LatentSlots
@@ -84,31 +104,47 @@ class HookpointTables:
     @classmethod
     def build(cls, config: HookpointConfig, coder: SparseCoder) -> HookpointTables:
         """Stack the rules of ``config``; ArtefactError when they contradict themselves or the SAE."""
-        check_sizes(config, coder)
-        columns = [(rule, edit) for rule in config.rules for edit in rule.features]
-        check_columns(config, columns)
-        concepts = tuple(dict.fromkeys(rule.concept for rule in config.rules))
-        features = torch.tensor([edit.index for _, edit in columns], dtype=torch.int64)
+        return cls.stack([config], coder)
+
+    @classmethod
+    def stack(cls, configs: Sequence[HookpointConfig | None], coder: SparseCoder) -> HookpointTables:
+        """Stack the rules of several policies at one hookpoint, None for those that do nothing there.
+
+        They have the same SAE and timesteps; a row is edited by the columns of its own policy alone.
+        Raises ArtefactError when one contradicts itself or the SAE.
+        """
+        given = [(number, config) for number, config in enumerate(configs) if config is not None]
+        columns: list[Column] = []
+        for number, config in given:
+            check_sizes(config, coder)
+            own = [Column(number, rule, edit) for rule in config.rules for edit in rule.features]
+            check_columns(config, own)
+            columns += own
+        first = given[0][1]
+        concepts = tuple(dict.fromkeys(rule.concept for _, config in given for rule in config.rules))
+        features = torch.tensor([column.edit.index for column in columns], dtype=torch.int64)
         unique, column_slots = torch.unique(features, return_inverse=True)
-        slots = torch.full((config.num_latents,), len(unique), dtype=torch.int64)
+        slots = torch.full((first.num_latents,), len(unique), dtype=torch.int64)
         slots[unique] = torch.arange(len(unique))
+        edits = [column.edit for column in columns]
         return cls(
-            hookpoint=config.hookpoint,
+            hookpoint=first.hookpoint,
             concepts=concepts,
-            largest_gap=config.largest_gap,
+            largest_gap=min(config.largest_gap for _, config in given),
             coder=coder,
+            policies=torch.tensor([column.policy for column in columns], dtype=torch.int64),
             features=features,
             unique=len(unique),
             slots=slots,
             column_slots=column_slots,
-            membership=torch.tensor([[rule.concept == name for name in concepts] for rule, _ in columns]),
-            multiplier=torch.tensor([rule.multiplier for rule, _ in columns], dtype=torch.float32),
-            strength=torch.tensor([rule.applied for rule, _ in columns], dtype=torch.float32),
+            membership=torch.tensor([[column.rule.concept == name for name in concepts] for column in columns]),
+            multiplier=torch.tensor([column.rule.multiplier for column in columns], dtype=torch.float32),
+            strength=torch.tensor([column.rule.applied for column in columns], dtype=torch.float32),
             groups=_groups(columns),
-            timesteps=torch.tensor(config.timesteps, dtype=torch.float32),
-            mean=torch.tensor([edit.mean for _, edit in columns], dtype=torch.float32).T.contiguous(),
-            threshold=torch.tensor([edit.threshold for _, edit in columns], dtype=torch.float32).T.contiguous(),
-            active=torch.tensor([edit.active for _, edit in columns]).T.contiguous(),
+            timesteps=torch.tensor(first.timesteps, dtype=torch.float32),
+            mean=torch.tensor([edit.mean for edit in edits], dtype=torch.float32).T.contiguous(),
+            threshold=torch.tensor([edit.threshold for edit in edits], dtype=torch.float32).T.contiguous(),
+            active=torch.tensor([edit.active for edit in edits]).T.contiguous(),
         )
 
     def to(self, device: torch.device) -> HookpointTables:
@@ -161,17 +197,17 @@ def check_sizes(config: HookpointConfig, coder: SparseCoder) -> None:
         raise ArtefactError(f"{config.hookpoint}: the guard has no calibrated timesteps; compile it again")
 
 
-def _groups(columns: list[tuple[Rule, FeatureEdit]]) -> tuple[Columns, ...]:
+def _groups(columns: Sequence[Column]) -> tuple[Columns, ...]:
     """The editing columns by what works on them together."""
-    found: dict[tuple[str, str], list[int]] = {}
-    for column, (rule, _) in enumerate(columns):
+    found: dict[tuple[str, int, str], list[int]] = {}
+    for place, (policy, rule, _) in enumerate(columns):
         if rule.applied:
-            key = (rule.action, "" if rule.action == "scale" else rule.concept)
-            found.setdefault(key, []).append(column)
-    return tuple(Columns(action, torch.tensor(indices)) for (action, _), indices in found.items())
+            key = (rule.action, 0, "") if rule.action == "scale" else (rule.action, policy, rule.concept)
+            found.setdefault(key, []).append(place)
+    return tuple(Columns(action, torch.tensor(indices)) for (action, *_), indices in found.items())
 
 
-def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit]]) -> None:
+def check_columns(config: HookpointConfig, columns: Sequence[Column]) -> None:
     """Raise ArtefactError for no features at all, an unknown action, and features that can't be looked up or clash."""
     place = config.hookpoint
     for rule in config.rules:
@@ -184,7 +220,7 @@ def check_columns(config: HookpointConfig, columns: list[tuple[Rule, FeatureEdit
         raise ArtefactError(f"{place}: no rule selects a feature, so the guard would do nothing there")
     times = len(config.timesteps)
     edited: set[tuple[int, int]] = set()
-    for rule, edit in columns:
+    for _, rule, edit in columns:
         if not 0 <= edit.index < config.num_latents:
             raise ArtefactError(f"{place}: feature {edit.index} of {rule.concept!r}; the SAE has {config.num_latents}")
         if {len(edit.active), len(edit.mean), len(edit.threshold)} != {times}:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from saeuron_guard.documents import Document
 from saeuron_guard.errors import Problem
@@ -13,6 +13,7 @@ from saeuron_guard.policy.model import Place, PolicyTest, Window
 from saeuron_guard.policy.settings import LISTS, RULE, WHOLE, Key, Value, key_text
 from saeuron_guard.strict_yaml import Pointer
 from saeuron_guard.wording import pointer_text, quote
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:

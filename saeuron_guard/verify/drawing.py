@@ -43,11 +43,13 @@ def draw_pairs(
 ) -> GuardedDrawing:
     """Draw each shot without and with the guard that ``config`` describes; ``pipe`` is its model, unguarded.
 
+    Images that the guard refuses are black.
+
     Raises GuardNotEffective when the guard did not run in every step, and the errors of attaching it.
     """
     model = registry.model(config.model)
     base = draw(pipe, model, shots, "drawing without the guard", on_progress)
-    with guarded(pipe, config, root=registry.artefact_root) as guard:
+    with guarded(pipe, config, root=registry.artefact_root, refuse="blank") as guard:
         changed = draw(pipe, model, shots, "drawing with the guard", on_progress)
         report = guard.report()
     return GuardedDrawing(PairedImages(base, changed), report.to_json(), report.images)

@@ -153,10 +153,8 @@ def concept_figures(rule: ConceptRule, domain: str, minimum_n: int, pairs: Itera
 
 
 def _watched(rule: ConceptRule) -> str:
-    """Why a rule edits nothing; strength 0 is judged like any other, it only can't succeed."""
-    if rule.mode != "enforce":
-        return f"mode {rule.mode}"
-    return "action detect" if rule.action == "detect" else ""
+    """Why a rule neither edits nor refuses; strength 0 is judged like any other, it only can't succeed."""
+    return "" if rule.mode == "enforce" else f"mode {rule.mode}"
 
 
 def set_figures(name: str, retain: Retain, minimum_n: int, pairs: Iterable[JudgedPair]) -> RetainFigures:

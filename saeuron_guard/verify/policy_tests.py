@@ -20,7 +20,7 @@ def run_tests(
 ) -> tuple[TestFigures, ...]:
     """Draw each test's prompt with the guard and note at which share of the positions each concept's features fired.
 
-    The guard is attached anew for each, so that its report is about that one image.
+    Images that the guard refuses count as any other.
     Raises GuardNotEffective when it did not run in every step, and the errors of attaching it.
     """
     if not tests:
@@ -31,13 +31,13 @@ def run_tests(
     for number, test in enumerate(tests):
         on_progress("running the policy's tests", number, len(tests))
         shot = Shot(Prompt(f"test-{number}", test.prompt, ()), test.seed, ())
-        guard.attach(pipe)
+        guard.attach(pipe, refuse="blank")
         try:
             draw(pipe, model, [shot], "", lambda *_: None)
-            report = guard.report()
+            (image,) = guard.report().images
         finally:
             guard.detach()
-        fired = tuple((findings.concept, findings.positions) for findings in report.concepts)
+        fired = tuple((found.concept, found.positions) for found in image.concepts)
         found.append(TestFigures(test.prompt, test.seed, test.expect, test.concept, test.share, test.todo, fired))
     on_progress("running the policy's tests", len(tests), len(tests))
     return tuple(found)

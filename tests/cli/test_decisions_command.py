@@ -48,7 +48,7 @@ def test_everything_is_counted_and_listed(log: Path) -> None:
     result = run(log)
     assert result.exit_code == 0
     for line in (
-        "4 decisions: 2 released, 1 released-with-warning, 1 withheld",
+        "4 decisions: 2 released, 1 released-with-warning, 0 released-unguarded, 0 refused, 1 withheld",
         "  3 by guard sha256:" + "a" * 64,
         "pistol           2          2.50",
         "2026-11-24T20:00:00Z  released               0 of 1  7     pistol in 3 of 3 steps",
@@ -56,7 +56,13 @@ def test_everything_is_counted_and_listed(log: Path) -> None:
     ):
         assert line in result.stdout
     shown = json.loads(run(log, "--format", "json").stdout)
-    assert shown["outcomes"] == {"released": 2, "released-with-warning": 1, "withheld": 1}
+    assert shown["outcomes"] == {
+        "released": 2,
+        "released-with-warning": 1,
+        "released-unguarded": 0,
+        "refused": 0,
+        "withheld": 1,
+    }
     assert shown["guards"] == {"sha256:" + "a" * 64: 3, "sha256:" + "b" * 64: 1}
     assert shown["concepts"] == [
         {"concept": "pistol", "decisions": 2, "peak": 2.5},

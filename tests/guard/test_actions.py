@@ -90,10 +90,13 @@ def test_images_of_a_batch_lend_each_other_nothing() -> None:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_runs_on_a_pipeline(pipe: Any, action: str) -> None:
-    """The canary is satisfied, the picture changes unless the action is detect, and detaching restores it."""
+    """The canary is satisfied, the picture changes unless the action is detect, and detaching restores it.
+
+    What detect does to images on which the concept is present has tests of its own.
+    """
     before = draw(pipe)
     coder = make_coder(0)
-    rule = replace(make_rule("pistol", range(8)), action=action)
+    rule = replace(make_rule("pistol", range(8)), action=action, share=1.0)
     guard = Guard(make_config([make_point(HOOKPOINTS[0], coder, [rule])]), {HOOKPOINTS[0]: coder}).attach(pipe)
     changed = draw(pipe)
     assert guard.report().concept("pistol").fired

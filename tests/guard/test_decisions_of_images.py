@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from saeuron_guard.errors import DecisionLogError, GuardNotEffective
+from saeuron_guard.errors import DecisionLogError, GuardNotEffective, GuardWarning
 from saeuron_guard.guard.decision_log import DecisionLog, hashed
 from saeuron_guard.guard.guard import Guard
 from tests.guard.logbook import START, decisions_of, ticking
@@ -20,11 +21,16 @@ from tests.tiny import HOOKPOINTS, draw, make_coder, make_config, make_guard, ma
 Logged = Callable[..., tuple[Guard, DecisionLog]]
 
 
-def make_mixed(*modes: str, threshold: float = 0.5) -> Guard:
-    """A guard with a concept in each of ``modes``, all of which fire."""
+def make_mixed(*modes: str, threshold: float = 0.5, share: float = 1.0) -> Guard:
+    """A guard with a concept in each of ``modes``, all of which fire, and count as present from ``share`` on."""
     coder = make_coder()
     rules = [
-        replace(make_rule(f"c{place}", range(place * 8, place * 8 + 8), threshold=threshold), mode=mode, severity="low")
+        replace(
+            make_rule(f"c{place}", range(place * 8, place * 8 + 8), threshold=threshold),
+            mode=mode,
+            severity="low",
+            share=share,
+        )
         for place, mode in enumerate(modes)
     ]
     return Guard(make_config([make_point(HOOKPOINTS[0], coder, rules)]), {HOOKPOINTS[0]: coder})
@@ -118,20 +124,29 @@ def test_what_the_arguments_do_not_say_is_left_open(pipe: Any, logged: Logged) -
 
 
 @pytest.mark.parametrize(
-    ("modes", "threshold", "outcome"),
+    ("modes", "threshold", "share", "outcome"),
     [
-        (("enforce", "observe"), 0.5, "released"),
-        (("enforce", "warn"), 0.5, "released-with-warning"),
-        (("enforce", "warn"), 1e4, "released"),
-        (("observe",), 0.5, "released"),
+        (("enforce", "observe"), 0.5, 0.01, "released"),
+        (("enforce", "warn"), 0.5, 0.01, "released-with-warning"),
+        (("enforce", "warn"), 0.5, 1.0, "released"),
+        (("enforce", "warn"), 1e4, 0.0, "released"),
+        (("observe",), 0.5, 0.01, "released"),
     ],
 )
 def test_a_concept_that_only_warns_is_told(
-    pipe: Any, logged: Logged, modes: tuple[str, ...], threshold: float, outcome: str
+    pipe: Any, logged: Logged, modes: tuple[str, ...], threshold: float, share: float, outcome: str
 ) -> None:
-    """An image in which a rule with mode warn fired leaves with a warning; others, and silent ones, without."""
-    _, log = logged(make_mixed(*modes, threshold=threshold))
-    draw(pipe)
+    """An image with a concept of mode warn leaves with a warning, in Python as in the log.
+
+    Others leave without, also those in which it fires at fewer positions than make it present.
+    """
+    _, log = logged(make_mixed(*modes, threshold=threshold, share=share))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        draw(pipe)
+    told = [str(warning.message) for warning in caught if warning.category is GuardWarning]
+    assert len(told) == (outcome == "released-with-warning")
+    assert all(f"policy tiny warns of image 0: c{modes.index('warn')} (fired at" in message for message in told)
     (line,) = decisions_of(log.path)
     assert line.outcome == outcome
     assert line.modes == tuple(mode for mode in ("observe", "warn", "enforce") if mode in modes)
@@ -189,7 +204,7 @@ def test_a_guard_that_only_watches_goes_on_without_a_log(pipe: Any, logged: Logg
     wanted = draw(pipe)
     assert guard.status().unlogged == 0
     break_log(log)
-    with pytest.warns(RuntimeWarning, match="only observes or warns, so it goes on"):
+    with pytest.warns(GuardWarning, match="only observes or warns, so it goes on"):
         assert torch.equal(draw(pipe), wanted)
     assert guard.status().unlogged == 1
 
