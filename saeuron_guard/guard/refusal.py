@@ -19,8 +19,9 @@ def with_blanks(output: Any, refused: Collection[int]) -> Any:
     Raises GuardNotEffective for images in a form that nobody knows how to blank.
     """
     if isinstance(output, tuple):
-        return (_blanked(output[0], refused), *output[1:])
-    output.images = _blanked(output.images, refused)
+        return (_blanked(output[0], refused), *output[1:]) if refused else output
+    if refused:
+        output.images = _blanked(output.images, refused)
     output.refused = [image in refused for image in range(len(output.images))]
     return output
 

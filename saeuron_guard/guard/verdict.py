@@ -18,9 +18,7 @@ def released(record: Record, generation: Generation, output: Any, refuse: str) -
     ``refuse``: one of ``names.REFUSALS``.
     Raises ImageRefused in place of all images, and GuardNotEffective when images cannot be told apart.
     """
-    if not record.roster.looks_at_images:
-        return output
-    present = _present(record, generation)
+    present = _present(record, generation) if record.roster.looks_at_images else {}
     refused = {
         image: tuple(found.concept for found in concepts if found.refused)
         for image, concepts in present.items()
@@ -29,17 +27,14 @@ def released(record: Record, generation: Generation, output: Any, refuse: str) -
     record.refused = refused
     generation.images.refused = refused
     _warn_of(record, present)
-    if refuse == "error":
-        if refused:
-            raise ImageRefused(_refusal(refused, present), refused)
-        return output
-    images = generation.images.images
-    if images is None:
-        if refused:
-            raise GuardNotEffective(
-                f"{_refusal(refused, present)}, and the pipeline gave something else than images, which cannot be "
-                "blanked; it is withheld"
-            )
+    if refused and refuse == "error":
+        raise ImageRefused(_refusal(refused, present), refused)
+    if refused and generation.images.images is None:
+        raise GuardNotEffective(
+            f"{_refusal(refused, present)}, and the pipeline gave something else than images, which cannot be blanked; "
+            "it is withheld"
+        )
+    if refuse == "error" or generation.images.images is None:
         return output
     return with_blanks(output, refused)
 
