@@ -71,6 +71,7 @@ COMMANDS: Final[dict[str, LazyCommand]] = {
         "saeuron_guard.cli.benchmark:benchmark",
         "Compare guards on the same images, and time the registry.",
         members=(
+            "saeuron_guard.cli.benchmark_gates:gates_command",
             "saeuron_guard.cli.benchmark_overhead:overhead_command",
             "saeuron_guard.cli.benchmark_registry:registry_command",
         ),

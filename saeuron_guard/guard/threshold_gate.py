@@ -25,14 +25,20 @@ def edit_by_threshold(
     """
     with torch.autocast(x.device.type, enabled=False):
         batch, pos, d_in = x.shape
-        latents = tables.coder.selected_pre_activations(x, tables.features).relu()
-        threshold, active = rows.threshold[:, None], rows.active[:, None]
-        fires = active & (latents > threshold) & (latents > 0)
-        places = _every_place(batch, pos, x.device)
-        flat = Firing(places, latents.flatten(0, 1), _each(threshold, batch, pos), fires.flatten(0, 1))
+        firing = firing_by_threshold(x, tables, rows)
         target = _each(rows.target[:, None], batch, pos)
-        after = act(x.reshape(batch * pos, d_in), flat, target, tables, x, grid)
-        return Edit(after.reshape(x.shape), flat)
+        after = act(x.reshape(batch * pos, d_in), firing, target, tables, x, grid)
+        return Edit(after.reshape(x.shape), firing)
+
+
+def firing_by_threshold(x: Activations, tables: HookpointTables, rows: RowTables) -> Firing:
+    """Which selected features fire at which position: above their threshold and active at the timestep."""
+    batch, pos, _ = x.shape
+    latents = tables.coder.selected_pre_activations(x, tables.features).relu()
+    threshold, active = rows.threshold[:, None], rows.active[:, None]
+    fires = active & (latents > threshold) & (latents > 0)
+    places = _every_place(batch, pos, x.device)
+    return Firing(places, latents.flatten(0, 1), _each(threshold, batch, pos), fires.flatten(0, 1))
 
 
 def _every_place(batch: int, pos: int, device: torch.device) -> Tensor:
