@@ -85,7 +85,8 @@ def _report(policy: Policy, config: GuardConfig, prompt: str, seed: int, guard: 
 def _write(
     folder: Path, policy: Policy, prompt: str, seed: int, drawing: GuardedDrawing, report: dict[str, Any]
 ) -> None:
-    from saeuron_guard.report.images import heated, side_by_side, write_image
+    from saeuron_guard.guard.heat import heated
+    from saeuron_guard.report.images import side_by_side, write_image
 
     base, guarded = drawing.images.base[0], drawing.images.guarded[0]
     sheet = side_by_side(

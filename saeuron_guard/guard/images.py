@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from saeuron_guard.guard.heat import heated
 from saeuron_guard.guard.tally import HookpointCounts
 from saeuron_guard.shapes import RowFlags
 
@@ -80,6 +82,19 @@ class ImageReport:
             "refused": list(self.refused),
             "concepts": [found.to_json() for found in self.concepts],
         }
+
+    def picture(self, image: Image.Image, concept: str | None = None) -> Image.Image | None:
+        """``image`` in grey, enlarged, coloured where the features of ``concept`` fired, the more the oftener.
+
+        ``image``: the one that this report is about, or the unguarded one from the same noise.
+        ``concept``: the one that fired at most positions if left out.
+        None when it fired nowhere, or positions are no places of the image.  KeyError for an unknown concept.
+        """
+        most = max(self.concepts, key=lambda found: found.positions, default=None)
+        found = most if concept is None else self.concept(concept)
+        if found is None or found.heat is None or found.heat.shape[0] == 1:
+            return None
+        return Image.fromarray(heated(np.asarray(image.convert("RGB")), found.heat))
 
     def explain(self) -> str:
         """The same in words, a line for each concept that fired, most of it first."""

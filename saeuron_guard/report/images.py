@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from saeuron_guard.errors import ArtefactError
+from saeuron_guard.guard.heat import enlarged
 from saeuron_guard.verify.result import VerifyResult
 
-_SIDE = 384
-"""Least width of each image of a side-by-side picture; smaller ones are enlarged by a whole factor."""
 _MARGIN = 16
 _LINE = 24
 _INK, _QUIET, _PAPER = (27, 31, 36), (86, 93, 102), (255, 255, 255)
-_HEAT, _HEAT_OPACITY = (220, 60, 0), 0.6
 
 
 def write_image(image: NDArray[np.uint8], path: Path) -> None:
@@ -46,7 +44,7 @@ def side_by_side(
 
     Lines that are too long for the picture are cut.
     """
-    left, right = _enlarged(base), _enlarged(guarded)
+    left, right = enlarged(base), enlarged(guarded)
     width, height = left.size
     sheet = Image.new("RGB", (2 * width + 3 * _MARGIN, height + 2 * _LINE + 3 * _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -56,24 +54,6 @@ def side_by_side(
         sheet.paste(picture, (start, top))
         _write_line(draw, (start, top + height + _MARGIN // 2), caption, width, _QUIET)
     return np.asarray(sheet)
-
-
-def heated(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """``image`` in grey, enlarged, with the heat map (height, width), 0 to 1, laid over it in colour; uint8 [h, w, 3].
-
-    Where nothing fired the picture is grey; the more often it did, the stronger the colour.
-    """
-    picture = _enlarged(image)
-    grey = np.asarray(picture.convert("L").convert("RGB"), dtype=np.float32)
-    spread = Image.fromarray(np.clip(heat, 0, 1).astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    share = _HEAT_OPACITY * np.sqrt(np.clip(np.asarray(spread), 0, 1))[..., None]
-    return np.asarray((1 - share) * grey + share * np.asarray(_HEAT), dtype=np.uint8)
-
-
-def _enlarged(image: NDArray[np.uint8]) -> Image.Image:
-    picture = Image.fromarray(image)
-    factor = max(1, -(-_SIDE // picture.width))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.BICUBIC)
 
 
 def _write_line(

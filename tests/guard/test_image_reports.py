@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.guard.images import ConceptInImage, ImageReport
@@ -97,3 +99,26 @@ def test_the_words_say_how_much_and_where() -> None:
     assert report.to_json()["concepts"][1] == {
         "concept": "pistol", "fired": True, "timesteps": [900.0, 500.0], "positions": 0.125, "peak": 2.5,
     }  # fmt: skip
+
+
+def test_a_picture_shows_where_it_fired(pipe: Any, attach: Callable[..., Guard]) -> None:
+    """Coloured where the heat is; none for a concept that fired nowhere."""
+    guard = attach(strength=0.0, threshold=THRESHOLD)
+    draw(pipe, steps=2)
+    (report,) = guard.report().images
+    image = Image.new("RGB", (16, 16), (90, 90, 90))
+    picture = report.picture(image, "pistol")
+    assert picture is not None
+    heat = report.concept("pistol").heat
+    assert heat is not None
+    assert heat.min() == 0 < heat.max()
+    pixels = np.asarray(picture).astype(int)
+    side = picture.width // heat.shape[1]
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    centre = pixels[row * side + side // 2, column * side + side // 2]
+    assert centre[0] - centre[2] > 20
+    assert report.picture(image) is not None
+    silent = replace(report, concepts=tuple(replace(one, heat=None) for one in report.concepts))
+    assert silent.picture(image) is None
+    with pytest.raises(KeyError):
+        report.picture(image, "cat")

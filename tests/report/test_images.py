@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from saeuron_guard.report.images import heated, side_by_side
+from saeuron_guard.guard.heat import heated
+from saeuron_guard.report.images import side_by_side
 
 RED, BLUE = (np.full((64, 64, 3), colour, np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
 
