@@ -113,7 +113,7 @@ class Attachment:
         def noting(*args: Any, **kwargs: Any) -> Any:
             try:
                 return hook(*args, **kwargs)
-            except SaeuronGuardError as error:
+            except Exception as error:  # noqa: BLE001 - whatever fails in it, watching must not cost an image
                 if not runtime.note(error):
                     _warn(f"the guard did not run, and nothing is enforced, so the call went on: {error}")
                 return None
@@ -136,9 +136,8 @@ class Attachment:
         """Make one pipeline call; its images leave only if the guard ran in every denoising step of it."""
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
-        assignment = assignment_of(self.succession, self.roster)
-        request = request_of(call, pipe, args, kwargs)
-        with recorded(self.options.recorder, Record(request, self.roster, assignment)) as record:
+        with recorded(self.options.recorder, Record(request_of(call, pipe, args, kwargs), self.roster)) as record:
+            record.assignment = assignment = assignment_of(self.succession, self.roster)
             with self._expected(record):
                 self.check_in_place(pipe)
             if isinstance(self.runtime, GraphRuntime):
@@ -148,10 +147,11 @@ class Attachment:
                 generation.images.policy_of = lambda image: self.roster.chosen(assignment, image)[0]
                 output = call(pipe, *args, **kwargs)
                 generation.images.images = image_count(output)
+            if isinstance(generation, Generation):
+                record.problems += generation.problems
             with self._expected(record):
                 self._check_run(pipe, generation, assignment)
             if isinstance(generation, Generation):
-                record.problems += generation.problems
                 with self._expected(record):
                     output = released(record, generation, output, self.options.refuse)
                 self._tell(record)

@@ -65,7 +65,7 @@ class Record:
     assignment: Assignment | None = None
     generation: Generation | None = None
     refused: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    problems: list[SaeuronGuardError] = field(default_factory=list)
+    problems: list[Exception] = field(default_factory=list)
 
 
 def request_of(call: Callable[..., Any], pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saeuron_guard.errors import GuardNotEffective, SaeuronGuardError
+from saeuron_guard.errors import GuardNotEffective
 from saeuron_guard.guard.branches import RowLayout, equal_half, policies_of, policies_of_rows
 from saeuron_guard.guard.denoisers import Arguments
 from saeuron_guard.guard.images import ImageTally
@@ -54,7 +54,7 @@ class Generation:
     policies: Tensor | None = None
     tally: Tally = field(default_factory=Tally)
     images: ImageTally = field(default_factory=ImageTally)
-    problems: list[SaeuronGuardError] = field(default_factory=list)
+    problems: list[Exception] = field(default_factory=list)
 
     def add_call(self, call: DenoiserCall) -> None:
         """Add a denoiser call that passed every hookpoint."""
@@ -233,7 +233,7 @@ class Runtime:
         self._layout.check(generation.policies.shape[0], sample.shape[0])
         return generation.policies
 
-    def note(self, error: SaeuronGuardError) -> bool:
+    def note(self, error: Exception) -> bool:
         """Remember what went wrong in this thread's pipeline call; False when there is none under way."""
         generation = self._state.generation
         if generation is not None:

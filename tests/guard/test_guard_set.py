@@ -261,6 +261,18 @@ def test_decisions_name_the_policy_of_each_image(pipe: Any, tmp_path: Path) -> N
     assert {line.outcome for line in lines} == {"released"}
 
 
+def test_a_call_without_policies_has_its_line(pipe: Any, tmp_path: Path) -> None:
+    """Nothing was drawn, and the log says why."""
+    log = DecisionLog(tmp_path / "log.jsonl")
+    guards = GuardSet(make_policies()).attach(pipe, log=log)
+    with pytest.raises(GuardNotEffective):
+        batch(pipe)
+    guards.detach()
+    (line,) = decisions_of(log.path)
+    assert (line.outcome, line.image, line.guard) == ("withheld", None, guards.status().digest)
+    assert "nobody said which of them the images have" in line.why
+
+
 def test_only_the_policy_that_refuses_refuses(pipe: Any) -> None:
     """The same concept is edited by one policy and refused by another; an image without a policy has it."""
     policies = make_policies()

@@ -13,6 +13,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 
 from saeuron_guard.errors import GuardNotEffective, GuardWarning
+from saeuron_guard.guard import intervention
 from saeuron_guard.guard.decision_log import DecisionLog
 from saeuron_guard.guard.guard import Guard
 from tests.guard.logbook import decisions_of
@@ -46,6 +47,21 @@ def remove_the_models_hooks(pipe: Any) -> Callable[[], None]:
     return lambda: None
 
 
+def short_of_memory(pipe: Any) -> Callable[[], None]:
+    """What the guard computes with fails, as when memory runs out."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    original = intervention.find_firing
+    intervention.find_firing = fail
+
+    def mend() -> None:
+        intervention.find_firing = original
+
+    return mend
+
+
 def other_time(pipe: Any) -> Callable[[], None]:
     """A scheduler that gives noise levels for timesteps."""
     before = pipe.scheduler
@@ -62,6 +78,7 @@ SPOILERS = {
     "block replaced": replace_block,
     "model's hooks removed": remove_the_models_hooks,
     "other time": other_time,
+    "out of memory": short_of_memory,
 }
 
 
@@ -91,7 +108,7 @@ def test_a_watching_guard_that_cannot_run_lets_images_leave(
     mend()
     enforcing = make_watcher(*modes, "enforce").attach(pipe)
     mend = spoil(pipe)
-    with pytest.raises(GuardNotEffective) as caught:
+    with pytest.raises((GuardNotEffective, RuntimeError)) as caught:
         draw(pipe)
     enforcing.detach()
     mend()
