@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -162,8 +163,19 @@ class Attachable:
         attachment.succession.hand_over(successor)
         self._content = replace(content, attachment=successor)
 
-    def _still_active(self) -> StillActive:
-        return StillActive(self._content.roster)
+    @contextmanager
+    def _still_active(self) -> Iterator[None]:
+        """Add to an error that comes up inside which guard goes on being active."""
+        try:
+            yield
+        except SaeuronGuardError as error:
+            named = " and ".join(
+                f"guard {config.digest} (policy {config.policy_name} {config.policy_version})"
+                for config in self._content.roster.configs.values()
+            )
+            verb = "is" if self._content.roster.single else "are"
+            told = f"{str(error).rstrip('.')}. {named[0].upper()}{named[1:]} {verb} still active"
+            raise type(error)(told) from error
 
     def detach(self) -> None:
         """Take the guard off; the pipeline is then as it was. Does nothing when it is not attached."""
@@ -196,25 +208,6 @@ class Attachable:
         if content.attachment is None:
             return GuardReport(0, Tally().findings(content.roster.concepts))
         return content.attachment.runtime.report(content.roster.concepts)
-
-
-class StillActive:
-    """A context that adds to an error which guard goes on being active."""
-
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, SaeuronGuardError):
-            named = " and ".join(
-                f"guard {config.digest} (policy {config.policy_name} {config.policy_version})"
-                for config in self._roster.configs.values()
-            )
-            told = f"{str(error).rstrip('.')}. {named[0].upper()}{named[1:]} is still active"
-            raise type(error)(told) from error
 
 
 @torch.no_grad()

@@ -234,7 +234,7 @@ def test_policies_are_replaced_added_and_removed_while_attached(
     with pytest.raises(GuardNotEffective, match="'office' is not loaded"), guards.serving("office"):
         pass
     before = guards.status()
-    with pytest.raises(ArtefactError, match="still active"):
+    with pytest.raises(ArtefactError, match="are still active"):
         guards.set_policy("kids", tmp_path / "missing")
     with pytest.raises(GuardNotEffective, match=r"'office' is not loaded.*still active"):
         guards.remove_policy("office")
