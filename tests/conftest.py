@@ -12,5 +12,10 @@ settings.register_profile("person", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "person")
 
+# Workers share the cores: torch's threads wait actively for each other, so with too many of them all is several times
+# slower. Before anything imports torch, which reads this once; programs that tests start inherit it.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 # The shapes in the signatures of the tensor packages are checked at every call. Before anything imports them.
 install_import_hook(["saeuron_guard.sae", "saeuron_guard.guard"], "beartype.beartype")

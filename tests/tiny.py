@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from saeuron_guard.compiler.config import FeatureEdit, GuardConfig, HookpointConfig, Rule
 from saeuron_guard.compiler.files import guard_digest
@@ -18,6 +16,9 @@ from saeuron_guard.guard.guard import Guard
 from saeuron_guard.names import GUARD_FORMAT
 from saeuron_guard.sae.config import SparseCoderConfig
 from saeuron_guard.sae.sparse_coder import SparseCoder
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 HOOKPOINTS = ("unet.up_blocks.1.attentions.1", "unet.up_blocks.1.attentions.2")
 CHANNELS = 32
@@ -38,6 +39,10 @@ def write_tokenizer(folder: Path) -> None:
 
 def make_pipeline(folder: Path, seed: int = 0) -> StableDiffusionPipeline:
     """A pipeline with random weights: pictures 16x16, vae_latents 8x8, ``up_blocks.1.attentions.{0,1,2}`` at 8x8."""
+    # Here, because programs that tests start make guards and no pipeline, and these imports take them seconds.
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
     write_tokenizer(folder)
     tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=16)
     torch.manual_seed(seed)
