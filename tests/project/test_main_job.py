@@ -41,6 +41,7 @@ def small(folder: Path, change: tuple[str, str] = ("", "")) -> Path:
     return path
 
 
+@pytest.mark.slow(minutes=7)
 def test_shipped_policy_passes(tmp_path: Path) -> None:
     """The three weapons are gone and all else stays, by the bounds; the fields are those of the contract."""
     code, answer = verified(POLICIES / "no-weapons.yaml", "--out", tmp_path)
