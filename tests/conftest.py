@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -19,3 +20,14 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 
 # The shapes in the signatures of the tensor packages are checked at every call. Before anything imports them.
 install_import_hook(["saeuron_guard.sae", "saeuron_guard.guard"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests of most minutes: whichever begins last, alone on its worker, is what all others wait for."""
+    items.sort(key=minutes, reverse=True)
+
+
+def minutes(item: pytest.Item) -> float:
+    """How long a test says that it takes; for most tests nothing worth a number."""
+    mark = item.get_closest_marker("slow")
+    return mark.kwargs.get("minutes", 0.0) if mark else 0.0

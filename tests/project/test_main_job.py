@@ -41,6 +41,7 @@ def small(folder: Path, change: tuple[str, str] = ("", "")) -> Path:
     return path
 
 
+@pytest.mark.slow(minutes=7)
 def test_shipped_policy_passes(tmp_path: Path) -> None:
     """The three weapons are gone and all else stays, by the bounds; the fields are those of the contract."""
     code, answer = verified(POLICIES / "no-weapons.yaml", "--out", tmp_path)
@@ -57,13 +58,14 @@ def test_shipped_policy_passes(tmp_path: Path) -> None:
 
 
 def test_without_strength_it_fails_and_with_it_passes(tmp_path: Path) -> None:
-    """A guard that does nothing is found out; the same budget passes the guard that works."""
+    """A guard that does nothing is found out; the same budget passes the guard that works, and what is retained."""
     idle = small(tmp_path, ("strength: max", "strength: 0"))
-    code, answer = verified(idle)
+    code, answer = verified(idle, "--max-retain-images", "24")
     assert (code, answer["verdict"]) == (1, "fail")
     passed = {concept["concept"]: concept["passed"] for concept in answer["concepts"]}
     assert passed["knife"] is False
     assert passed["pistol"] is True
+    assert [answer["retain"][metric]["passed"] for metric in ("ira", "cra")] == [True, True]
 
 
 def test_prompts_without_the_concept_are_inconclusive(tmp_path: Path) -> None:
