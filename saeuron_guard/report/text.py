@@ -150,6 +150,8 @@ def _became(concepts: Sequence[ConceptFigures]) -> str:
                 f"; their other concepts recognised {percent(counts.guarded / counts.n)} "
                 f"(without {percent(counts.base / counts.n)}, n {counts.n})"
             )
+        if text and figures.refuses:
+            text += " by the judge's word; images on which it is present are refused, and black here"
         if text:
             lines.append(f"{figures.concept}: {text}")
     return "\n".join(lines)

@@ -38,7 +38,9 @@ class ConceptFigures:
     ``base_shown`` and ``guarded_shown``: how often the judge calls the image the concept.
     ``became``: (label, count) of the guarded images in the concept's domain, most frequent first.
     ``survival``: the expected labels of all other domains on these same images, right or wrong.
-    ``watched``: why the policy's rule edits nothing, such as "mode observe", or "".
+    ``watched``: why the policy's rule does nothing, such as "mode observe", or "".
+    ``refuses``: the rule refuses images on which the concept is present; these are black, so nothing of them survives
+    and what the judge calls them means nothing.
     """
 
     concept: str
@@ -53,6 +55,7 @@ class ConceptFigures:
     survival: PairCounts
     confidence: float = CONFIDENCE
     watched: str = ""
+    refuses: bool = False
 
     @property
     def ua(self) -> Interval | None:
@@ -138,6 +141,7 @@ def concept_figures(rule: ConceptRule, domain: str, minimum_n: int, pairs: Itera
         minimum_n=minimum_n,
         confidence=rule.confidence,
         watched=_watched(rule),
+        refuses=rule.refuses,
         n=len(own),
         base_shown=sum(dict(pair.base)[domain] == rule.concept for pair in own),
         guarded_shown=became[rule.concept],
@@ -147,7 +151,7 @@ def concept_figures(rule: ConceptRule, domain: str, minimum_n: int, pairs: Itera
             (pair, labelled, concept)
             for pair in own
             for labelled, concept in pair.expected
-            if labelled != domain and concept not in pair.targets
+            if labelled != domain and concept not in pair.targets and not rule.refuses
         ),
     )
 

@@ -156,6 +156,7 @@ def _concept_json(figures: ConceptFigures, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "passed": outcome.passed,
         "reason": outcome.reason,
+        "refuses": figures.refuses,
         "became": dict(figures.became),
         "survival": _share_json(figures.survival),
     }

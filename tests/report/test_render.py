@@ -55,6 +55,15 @@ def test_text_shows_bounds_n_and_thresholds() -> None:
     assert "<= +10.0" in text
 
 
+def test_refused_images_are_said_to_be_black() -> None:
+    """In text and HTML, and only where the policy refuses."""
+    told = "by the judge's word"
+    for refuses in (True, False):
+        result = result_of(concepts=(concept_of(refuses=refuses),))
+        assert (told in render_text(result)) is refuses
+        assert (told in render_html(result)) is refuses
+
+
 def test_columns_line_up() -> None:
     """All cells of a column end at the same place."""
     lines = align([("a", "1"), ("bbb", "100")]).splitlines()

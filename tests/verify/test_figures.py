@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from saeuron_guard.policy.model import ConceptRule, Retain
 from saeuron_guard.verify.figures import JudgedPair, concept_figures, retain_figures
 from saeuron_guard.verify.metrics import PairCounts
@@ -58,3 +60,14 @@ def test_another_removed_concept_on_the_same_image_is_not_collateral() -> None:
     """An image that shows two removed concepts loses both, and neither counts as surviving or lost."""
     both = pair("pistol/Noto", "pistol/Noto", "skull/Neon", ("pistol", "Noto"))
     assert concept_figures(RULE, "object", 20, [both]).survival == PairCounts()
+
+
+def test_refused_images_are_judged_and_nothing_is_said_to_survive() -> None:
+    """A rule that refuses is held to its removal as any other; its black images have no style to keep."""
+    rule = replace(RULE, action="detect")
+    figures = concept_figures(rule, "object", 20, PAIRS)
+    assert (figures.n, figures.guarded_shown, figures.watched, figures.refuses) == (3, 1, "", True)
+    assert figures.survival == PairCounts()
+    watched = concept_figures(replace(rule, mode="warn"), "object", 20, PAIRS)
+    assert (watched.watched, watched.refuses) == ("mode warn", False)
+    assert watched.survival.n == 3
