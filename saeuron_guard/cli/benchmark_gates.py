@@ -14,6 +14,7 @@ from saeuron_guard.cli.benchmark_registry import write_figures
 from saeuron_guard.cli.progress import StageProgress
 from saeuron_guard.cli.sae import layout_option, parse_seeds
 from saeuron_guard.cli.tables import aligned
+from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.names import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def gates_command(
     from saeuron_guard.registry.store import FeatureRegistry
 
     policies = [load_policy(file) for file in files]
+    for policy in policies:
+        _refuse_watchers(policy)
     found: list[GatesBenchmark] = []
     pipes: dict[str, Any] = {}
     with FeatureRegistry.open() as registry, StageProgress() as progress:
@@ -74,6 +77,17 @@ def gates_command(
     if out:
         write_figures(out, document)
     click.echo(json.dumps(document, indent=2) if layout == "json" else "\n".join(_lines(document["policies"])))
+
+
+def _refuse_watchers(policy: Policy) -> None:
+    """Raise CannotEvaluate for a policy that the threshold gate cannot carry out."""
+    watching = [rule for rule in policy.concepts if rule.refuses or rule.mode != "enforce"]
+    if any(rule.refuses or rule.mode == "warn" for rule in watching) or len(watching) == len(policy.concepts):
+        names = ", ".join(f"{rule.concept} (mode {rule.mode}, action {rule.action})" for rule in watching)
+        raise CannotEvaluate(
+            f"{policy.file}: the threshold gate edits, and neither refuses nor warns nor only watches, as this policy "
+            f"asks for with {names}; give policies whose rules edit"
+        )
 
 
 def _shots(policy: Policy, seeds: tuple[int, ...], images: int) -> tuple[Shot, ...]:

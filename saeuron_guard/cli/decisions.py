@@ -130,7 +130,7 @@ def as_text(listing: Listing) -> Iterator[str]:
     outcomes = ", ".join(f"{number} {outcome}" for outcome, number in summary.outcomes.items())
     yield f"{count_of(summary.decisions, 'decision')}: {outcomes}"
     for digest, number in summary.guards.items():
-        yield f"  {number} by guard {digest}"
+        yield f"  {number} by guard {digest}" if digest else f"  {number} by no guard: the image had no policy"
     if summary.concepts:
         yield ""
         rows = [(name, str(number), f"{summary.peaks[name]:.2f}") for name, number in summary.concepts.most_common()]

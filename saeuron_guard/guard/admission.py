@@ -39,6 +39,26 @@ def refuse_gate(gate: str, refuse: str, roster: Roster, *, logged: bool) -> None
         )
 
 
+def why_not_outside(roster: Roster, *, logged: bool) -> str:
+    """Why the guard cannot do its part in calls of the denoiser that the guarded pipeline does not make; "" if it can.
+
+    It edits there as everywhere; but nobody looks at the images that come of them.
+    """
+    made = "the denoiser was called outside of the guarded pipeline (by a pipeline that shares it, or by itself)"
+    if not roster.single:
+        return f"{made}, so nobody knows which policies its rows have. Call the guarded pipeline"
+    if roster.looks_at_images:
+        return (
+            f"{made}, where images cannot be refused or warned of, as the policy demands. Call the guarded pipeline, "
+            "or attach the guard to the other one"
+        )
+    if logged:
+        return (
+            f"{made}, where decisions cannot be logged. Call the guarded pipeline, or attach the guard to the other one"
+        )
+    return ""
+
+
 def refuse_guarded(pipe: Any, site: Site) -> None:
     """Raise GuardNotEffective when the denoiser, or the pipeline, already carries a guard's hooks."""
     hooks = site.denoiser._forward_pre_hooks.values()  # noqa: SLF001 - torch has no public list of hooks

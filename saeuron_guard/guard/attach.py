@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from saeuron_guard.errors import GuardNotEffective, GuardWarning, ModelMismatch, SaeuronGuardError
-from saeuron_guard.guard.admission import guarded_class, is_compiled, refuse_guarded
+from saeuron_guard.guard.admission import guarded_class, is_compiled, refuse_guarded, why_not_outside
 from saeuron_guard.guard.branches import RowLayout, is_guided, stacks_branches
 from saeuron_guard.guard.bypass import refuse_bypasses
 from saeuron_guard.guard.denoisers import Arguments, refuse_other_time
@@ -28,6 +28,7 @@ from saeuron_guard.guard.site import Site, block_at, device_of, is_at
 from saeuron_guard.guard.succession import Succession
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
+from saeuron_guard.guard.telling import as_told, warn
 from saeuron_guard.guard.verdict import released
 from saeuron_guard.names import GATES, REFUSALS
 
@@ -75,7 +76,8 @@ class Attachment:
     def _runtime(self, tables: Mapping[str, HookpointTables]) -> Runtime | GraphRuntime:
         known = stacks_branches(type(self.pipe))
         guided = functools.partial(is_guided, self.pipe) if known and self.roster.branches == "conditional" else None
-        layout = RowLayout(guided, stacked=known, several=not self.roster.single)
+        outside = why_not_outside(self.roster, logged=self.options.recorder is not None)
+        layout = RowLayout(guided, stacked=known, outside=outside)
         arguments = Arguments.of(self.site.denoiser)
         if self.options.gate != "exact":
             return GraphRuntime(tables, arguments, layout)
@@ -115,7 +117,9 @@ class Attachment:
                 return hook(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever fails in it, watching must not cost an image
                 if not runtime.note(error):
-                    _warn(f"the guard did not run, and nothing is enforced, so the call went on: {error}")
+                    told = f"the guard did not run, and nothing is enforced, so the call went on: {as_told(error)}"
+                    # Python shows it once, not in every step.
+                    warnings.warn(told, GuardWarning, stacklevel=2)
                 return None
 
         return noting
@@ -137,9 +141,11 @@ class Attachment:
         if not self.handles:  # detached, but someone derived a class of their own from the guarded one
             return call(pipe, *args, **kwargs)
         with recorded(self.options.recorder, Record(request_of(call, pipe, args, kwargs), self.roster)) as record:
-            record.assignment = assignment = assignment_of(self.succession, self.roster)
+            with self._expected(record):
+                record.assignment = assignment_of(self.succession, self.roster)
             with self._expected(record):
                 self.check_in_place(pipe)
+            assignment = record.assignment
             if isinstance(self.runtime, GraphRuntime):
                 self.runtime.prepare(device_of(self.site.denoiser))
             with self.runtime.generation(assignment) as generation:
@@ -184,7 +190,8 @@ class Attachment:
         if record.problems:
             with self._lock:
                 self.unguarded += 1
-            _warn(f"the guard did not run as it should, and nothing is enforced, so images left: {record.problems[0]}")
+            told = as_told(record.problems[0])
+            warn(f"the guard did not run as it should, and nothing is enforced, so images left: {told}")
 
     def check_in_place(self, pipe: Any) -> None:
         """Raise GuardNotEffective unless every hook is still where ``install`` put it."""
@@ -271,7 +278,3 @@ def check_steps(pipe: Any, tally: Tally | GraphGeneration) -> None:
             f"expected at least {max(expected, 1)} guarded denoiser calls in this pipeline call, saw {tally.calls}; "
             f"images are withheld. {CAUSES}"
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, GuardWarning, stacklevel=2)

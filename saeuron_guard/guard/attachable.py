@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from saeuron_guard.compiler.config import GuardConfig
-from saeuron_guard.errors import ArtefactError, GuardNotEffective, ModelMismatch, SaeuronGuardError
+from saeuron_guard.errors import ArtefactError, DecisionLogError, GuardNotEffective, ModelMismatch, SaeuronGuardError
 from saeuron_guard.guard import canary
 from saeuron_guard.guard.admission import refuse_gate
 from saeuron_guard.guard.attach import Attachment, Options
@@ -173,8 +173,9 @@ class Attachable:
                 f"guard {config.digest} (policy {config.policy_name} {config.policy_version})"
                 for config in self._content.roster.configs.values()
             )
-            verb = "is" if self._content.roster.single else "are"
-            told = f"{str(error).rstrip('.')}. {named[0].upper()}{named[1:]} {verb} still active"
+            verb = "is" if len(self._content.roster.configs) == 1 else "are"
+            text = str(error)
+            told = f"{text}{'' if text.endswith(('.', '?')) else '.'} {named[0].upper()}{named[1:]} {verb} still active"
             raise type(error)(told) from error
 
     def detach(self) -> None:
@@ -233,10 +234,12 @@ def _install(content: Content, pipe: Any, options: Options, predecessor: Attachm
     return attachment
 
 
-def _recorder(log: DecisionLog | None, roster: Roster) -> Recorder | None:
+def _recorder(log: Any, roster: Roster) -> Recorder | None:
     """What keeps the decisions of a guard in ``log``, checked; None without a log."""
     if log is None:
         return None
+    if not isinstance(log, DecisionLog):
+        raise DecisionLogError(f"log was given as {type(log).__name__}; expected a DecisionLog")
     recorder = Recorder(log, roster)
     recorder.check()
     return recorder

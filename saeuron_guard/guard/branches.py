@@ -61,12 +61,12 @@ class RowLayout:
     ``guided``: tells whether the first half of a call's rows is the unconditional branch, to be left alone, if it has
     the same content as the second; None where all rows are edited.
     ``stacked``: whether more rows than images are branches of guidance, each with the images in their order.
-    ``several``: whether images may have different policies.
+    ``outside``: why calls of the denoiser outside of the guarded pipeline's cannot be guarded, "" if they can.
     """
 
     guided: Callable[[], bool] | None = None
     stacked: bool = False
-    several: bool = False
+    outside: str = ""
 
     def check(self, images: int, rows: int) -> None:
         """Raise GuardNotEffective unless it is known which of ``images`` each of ``rows`` belongs to."""

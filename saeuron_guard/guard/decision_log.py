@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from saeuron_guard.errors import DecisionLogError
 from saeuron_guard.guard.decisions import Decision, PromptNote
@@ -22,6 +22,7 @@ PROMPT_FORMS: Final = ("hashed", "masked", "plain")
 """How a log keeps prompts; the first is the default."""
 
 _SALT: Final = 32
+_LEAST_SALT: Final = 16
 _PATIENCE: Final = 5.0
 """Seconds to wait for others who write to the log."""
 _POLL: Final = 0.005
@@ -48,6 +49,9 @@ class DecisionLog:
         if prompts not in PROMPT_FORMS:
             raise DecisionLogError(f"prompts is {prompts!r}, expected {', '.join(PROMPT_FORMS)}")
         self.path = Path(path)
+        if not self.path.name:
+            raise DecisionLogError(f"{self.path}: is no file's name; expected one such as decisions.jsonl")
+        _check_salt(salt)
         self.prompts = prompts
         self._salt = salt
         self._clock = clock
@@ -96,6 +100,12 @@ class DecisionLog:
             with _appending(self.path):  # whoever holds the log's lock may make its salt
                 self._salt = _read_salt(path) or _write_salt(path)
         return self._salt
+
+
+def _check_salt(salt: Any) -> None:
+    if salt is not None and (not isinstance(salt, bytes) or len(salt) < _LEAST_SALT):
+        got = f"has {len(salt)} bytes" if isinstance(salt, bytes) else f"is of type {type(salt).__name__}"
+        raise DecisionLogError(f"the salt {got}; expected at least {_LEAST_SALT} random bytes")
 
 
 def hashed(prompt: str, salt: bytes) -> str:

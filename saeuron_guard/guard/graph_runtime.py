@@ -23,7 +23,7 @@ from saeuron_guard.guard.intervention import Firing
 from saeuron_guard.guard.layout import activation_of, from_positions, positions_of, with_activation
 from saeuron_guard.guard.report import GuardReport
 from saeuron_guard.guard.roster import Assignment
-from saeuron_guard.guard.runtime import CAUSES, OUTSIDE
+from saeuron_guard.guard.runtime import CAUSES
 from saeuron_guard.guard.tables import HookpointTables, distances
 from saeuron_guard.guard.tally import ConceptFindings, count
 from saeuron_guard.guard.threshold_gate import edit_by_threshold
@@ -182,7 +182,7 @@ class GraphRuntime:
             sample = arguments.sample(args, kwargs)
             self._timestep = arguments.timestep(args, kwargs, sample.device)
             self._edited = self._edited_rows(sample)
-            if self._layout.several:
+            if self._layout.outside:
                 self._check_policies(sample.shape[0])
             self._calls.add_(1)
             for tables in self._tables.values():
@@ -193,7 +193,7 @@ class GraphRuntime:
 
     def _check_policies(self, rows: int) -> None:
         if self._policies is None:
-            raise GuardNotEffective(OUTSIDE)
+            raise GuardNotEffective(self._layout.outside)
         self._layout.check(self._policies.shape[0], rows)
 
     def _edited_rows(self, sample: Tensor) -> Tensor | None:

@@ -26,8 +26,7 @@ class GuardSet(Attachable):
     """
 
     def __init__(self, policies: Mapping[str, Guard | str | Path]) -> None:
-        for name in policies:
-            _check_id(name)
+        _check_mapping(policies)
         self._parts = {name: _loaded(policy) for name, policy in policies.items()}
         super().__init__(_together(self._parts))
 
@@ -49,8 +48,9 @@ class GuardSet(Attachable):
         attachment = self._content.attachment
         if attachment is None:
             raise GuardNotEffective("these guards are not attached to a pipeline; call attach first")
-        self._content.roster.assign(policies)
-        with asking(attachment.succession, policies):
+        asked = _listed(policies)
+        self._content.roster.assign(asked)
+        with asking(attachment.succession, asked):
             yield self
 
     def set_policy(self, policy: str, other: Guard | str | Path) -> GuardSet:
@@ -71,16 +71,29 @@ class GuardSet(Attachable):
     def remove_policy(self, policy: str) -> GuardSet:
         """Forget ``policy``; pipeline calls that begin afterwards and ask for it are refused. Gives itself.
 
-        Raises GuardNotEffective when it is not there, and ArtefactError when it is the last one.
+        Raises GuardNotEffective when it is not there, or is the last one.
         """
         with self._changing:
             with self._still_active():
+                if not isinstance(policy, str):
+                    raise GuardNotEffective(
+                        f"{policy!r} is not a policy's id, expected one of {', '.join(self._parts)}"
+                    )
                 self._content.roster.assign(policy)
+                if len(self._parts) == 1:
+                    raise GuardNotEffective(f"policy {policy!r} is the last one; detach the guard instead")
                 parts = {name: part for name, part in self._parts.items() if name != policy}
                 content = _together(parts)
             self._hand_over(content)
             self._parts = parts
         return self
+
+
+def _check_mapping(policies: Any) -> None:
+    if not isinstance(policies, Mapping):
+        raise ArtefactError(f"policies were given as {type(policies).__name__}; expected a mapping from ids to guards")
+    for name in policies:
+        _check_id(name)
 
 
 def _check_id(name: Any) -> None:
@@ -90,7 +103,14 @@ def _check_id(name: Any) -> None:
         )
 
 
-def _loaded(policy: Guard | str | Path) -> Content:
+def _listed(policies: Any) -> Any:
+    """What was given as it is now: whoever changes their list later changes nothing here."""
+    return tuple(policies) if isinstance(policies, list) else policies
+
+
+def _loaded(policy: Any) -> Content:
+    if not isinstance(policy, Guard | str | Path):
+        raise ArtefactError(f"a policy was given as {type(policy).__name__}; expected a Guard or the folder of one")
     guard = policy if isinstance(policy, Guard) else Guard.load(policy)
     return guard._content  # noqa: SLF001 - a guard's own kind
 

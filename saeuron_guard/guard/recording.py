@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import threading
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from saeuron_guard.errors import DecisionLogError, GuardWarning, ImageRefused, SaeuronGuardError
+from saeuron_guard.errors import DecisionLogError, ImageRefused, SaeuronGuardError
 from saeuron_guard.guard.decision_log import DecisionLog
 from saeuron_guard.guard.decisions import (
     REFUSED,
@@ -30,6 +29,7 @@ from saeuron_guard.guard.images import ImageReport
 from saeuron_guard.guard.roster import Assignment, Roster, modes_of, rules_of
 from saeuron_guard.guard.runtime import Generation
 from saeuron_guard.guard.tally import ConceptFindings
+from saeuron_guard.guard.telling import as_told, warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Recorder:
 
     def check(self) -> None:
         """Find out whether the log can be written; DecisionLogError when it can't and the guard enforces."""
-        with self._accounting("the guard was not attached"):
+        with self._accounting("the guard was not attached", counted=False):
             self.log.check()
 
     def released(self, record: Record) -> None:
@@ -137,14 +137,15 @@ class Recorder:
             error.add_note(f"This could not be logged: {failure}")
 
     @contextmanager
-    def _accounting(self, consequence: str) -> Iterator[None]:
+    def _accounting(self, consequence: str, *, counted: bool = True) -> Iterator[None]:
         try:
             yield
         except DecisionLogError as error:
-            self._count()
+            if counted:
+                self._count()
             if self._roster.enforces:
                 raise DecisionLogError(f"{error}. The guard enforces, so {consequence}") from error
-            warnings.warn(f"{error}. The guard only observes or warns, so it goes on", GuardWarning, stacklevel=2)
+            warn(f"{error}. The guard only observes or warns, so it goes on")
 
     def _count(self) -> None:
         with self._lock:
@@ -157,7 +158,7 @@ class Recorder:
         """
         call = str(uuid.uuid4())
         if record.problems:
-            return [self._all_images(record, call, UNGUARDED, str(record.problems[0]))]
+            return [self._all_images(record, call, UNGUARDED, as_told(record.problems[0]))]
         generation = record.generation
         images = generation.images.images if generation else None
         reports = generation.images.reports(self._roster.concepts) if generation and images else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from saeuron_guard.compiler.config import GuardConfig, HookpointConfig, Rule
 from saeuron_guard.digests import digest_of
@@ -23,8 +24,9 @@ class Assignment:
     one_for_all: bool
 
     def of(self, image: int) -> int:
-        """The policy's number of one image."""
-        return self.numbers[0 if self.one_for_all else image]
+        """The policy's number of one image; ``NOBODY`` for images that none was given for."""
+        place = 0 if self.one_for_all else image
+        return self.numbers[place] if place < len(self.numbers) else NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +110,23 @@ class Roster:
             for config in self.configs.values()
         )
 
-    def assign(self, policies: str | Sequence[str | None] | None) -> Assignment:
+    def assign(self, policies: Any) -> Assignment:
         """The assignment of an id or None to all images, or of one to each.
 
-        Raises GuardNotEffective for an id that is not here.
+        Raises GuardNotEffective for an id that is not here, and for what has no order.
         """
         ids = list(self.configs)
         one_for_all = policies is None or isinstance(policies, str)
-        wanted = [policies] if policies is None or isinstance(policies, str) else list(policies)
+        if not one_for_all and not isinstance(policies, list | tuple):
+            raise GuardNotEffective(
+                f"policies were given as {type(policies).__name__}; expected an id, None, or a list with one of these "
+                "for each image"
+            )
+        wanted = [policies] if one_for_all else list(policies)
         if not wanted:
             raise GuardNotEffective("no policies were given; name one for each image, or None for an unguarded one")
         for name in wanted:
-            if name is not None and name not in self.configs:
+            if name is not None and (not isinstance(name, str) or name not in self.configs):
                 raise GuardNotEffective(
                     f"policy {quote(str(name))} is not loaded; loaded: {', '.join(ids)}.{did_you_mean(str(name), ids)}"
                 )
@@ -129,7 +136,7 @@ class Roster:
     def chosen(self, assignment: Assignment | None, image: int) -> tuple[str | None, GuardConfig | None]:
         """The policy of one image, by id and configuration; both None for an image that no policy has."""
         if assignment is None:
-            return "", self.configs[""]
+            return ("", self.configs[""]) if self.single else (None, None)
         number = assignment.of(image)
         return (None, None) if number == NOBODY else list(self.configs.items())[number]
 

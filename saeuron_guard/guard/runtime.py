@@ -28,10 +28,6 @@ CAUSES = (
     "Turn that off, then detach and attach the guard again."
 )
 
-OUTSIDE = (
-    "the denoiser was called outside of the pipeline, so nobody knows which policies its rows have; call the pipeline"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class DenoiserCall:
@@ -68,6 +64,7 @@ class _State(threading.local):
     generation: Generation | None = None
     call: DenoiserCall | None = None
     rows: int | None = None
+    noted: bool = False
 
 
 class Runtime:
@@ -131,7 +128,7 @@ class Runtime:
         """A forward pre-hook, with keyword arguments: notes the timestep of the call that begins."""
 
         def note_timestep(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
-            self._state.call = None
+            self._state.call, self._state.noted = None, False
             # torch marks a hook as one with keyword arguments after it has put it there, so that in another thread it
             # may be called without, while guards follow one another; it does not act there then.
             if not self.acts():
@@ -226,19 +223,24 @@ class Runtime:
     def _policies(self, sample: Any) -> Tensor | None:
         """The policies of the images that a denoiser call makes; None where there is one for everything."""
         generation = self._state.generation
+        if generation is None and self._layout.outside:
+            raise GuardNotEffective(self._layout.outside)
         if generation is None or generation.policies is None:
-            if generation is None and self._layout.several:
-                raise GuardNotEffective(OUTSIDE)
             return None
         self._layout.check(generation.policies.shape[0], sample.shape[0])
         return generation.policies
 
     def note(self, error: Exception) -> bool:
-        """Remember what went wrong in this thread's pipeline call; False when there is none under way."""
-        generation = self._state.generation
+        """Remember what went wrong in this thread's pipeline call; without one, in its call of the denoiser.
+
+        Gives whether somebody knows already, or will be told when the pipeline call ends.
+        """
+        generation, known = self._state.generation, self._state.noted
         if generation is not None:
             generation.problems.append(error)
-        return generation is not None
+            return True
+        self._state.noted = True
+        return known
 
     def _tables_on(self, hookpoint: str, device: torch.device) -> HookpointTables:
         key = (hookpoint, device)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-from saeuron_guard.errors import GuardNotEffective, GuardWarning, ImageRefused
+from saeuron_guard.errors import GuardNotEffective, ImageRefused
 from saeuron_guard.guard.presence import Present, present_in
 from saeuron_guard.guard.recording import Record
 from saeuron_guard.guard.refusal import with_blanks
 from saeuron_guard.guard.runtime import Generation
+from saeuron_guard.guard.telling import warn
 
 
 def released(record: Record, generation: Generation, output: Any, refuse: str) -> Any:
@@ -28,11 +28,14 @@ def released(record: Record, generation: Generation, output: Any, refuse: str) -
     generation.images.refused = refused
     _warn_of(record, present)
     if refused and refuse == "error":
-        raise ImageRefused(_refusal(refused, present), refused)
+        told = _refusal(record, refused, present)
+        raise ImageRefused(
+            f"{told}. No image of this call is given; attach the guard with refuse='blank' to get the others", refused
+        )
     if refused and generation.images.images is None:
         raise GuardNotEffective(
-            f"{_refusal(refused, present)}, and the pipeline gave something else than images, which cannot be blanked; "
-            "it is withheld"
+            f"{_refusal(record, refused, present)}, and the pipeline gave something else than images, which cannot be "
+            "blanked; it is withheld"
         )
     if refuse == "error" or generation.images.images is None:
         return output
@@ -60,12 +63,13 @@ def _warn_of(record: Record, present: dict[int, tuple[Present, ...]]) -> None:
         if warned := [str(found) for found in concepts if found.warned]:
             name, config = record.roster.chosen(record.assignment, image)
             policy = config.policy_name if config else name
-            message = f"policy {policy} warns of image {image}: {', '.join(warned)}"
-            warnings.warn(message, GuardWarning, stacklevel=2)
+            warn(f"policy {policy} warns of image {image}: {', '.join(warned)}")
 
 
-def _refusal(refused: dict[int, tuple[str, ...]], present: dict[int, tuple[Present, ...]]) -> str:
-    told = "; ".join(
-        f"image {image}: {', '.join(str(found) for found in present[image] if found.refused)}" for image in refused
-    )
-    return f"the policy refuses {told}"
+def _refusal(record: Record, refused: dict[int, tuple[str, ...]], present: dict[int, tuple[Present, ...]]) -> str:
+    told = []
+    for image in refused:
+        _, config = record.roster.chosen(record.assignment, image)
+        concepts = ", ".join(str(found) for found in present[image] if found.refused)
+        told.append(f"policy {config.policy_name if config else ''} refuses image {image}: {concepts}")
+    return "; ".join(told)

@@ -58,6 +58,12 @@ def _about_rules(policy: Policy) -> Iterator[Problem]:
         if rule.mode == "enforce" and rule.strength == 0 and rule.action != "detect":
             place = policy.places.get(f"concepts.{rule.concept}.strength", rule.place)
             yield place.problem(f"strength 0 edits nothing for {quote(rule.concept)}; to watch it, say mode: observe")
+        if rule.window is not None and (rule.refuses or rule.mode == "warn"):
+            yield rule.place.problem(
+                f"{quote(rule.concept)} is looked for at timesteps {rule.window.first} to {rule.window.last} alone, "
+                f"and its share ({rule.share:g}) counts over all steps of an image, so it may never be reached; drop "
+                "timesteps, or lower share"
+            )
 
 
 def _about_waivers(policy: Policy) -> Iterator[Problem]:

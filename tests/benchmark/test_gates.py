@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from saeuron_guard.benchmark.gates import Agreement, compare_gates, count, document_of
 from saeuron_guard.cli import benchmark_gates
+from saeuron_guard.cli.main import program
 from saeuron_guard.errors import CannotEvaluate
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.guard.tables import HookpointTables
@@ -91,3 +93,14 @@ def test_prompts_are_spread_over_the_set() -> None:
     every = benchmark_gates._shots(policy, (1, 2), 10_000)
     assert [shot.seed for shot in every] == sorted(shot.seed for shot in every)
     assert len(every) == 320
+
+
+@pytest.mark.parametrize("setting", ["action: detect", "mode: warn"])
+def test_policies_that_do_not_edit_are_refused_before_anything_is_drawn(tmp_path: Path, setting: str) -> None:
+    """By name, so that the others' figures are not lost after minutes."""
+    text = (Path(__file__).parents[2] / "policies" / "no-weapons.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "watching.yaml"
+    path.write_text(text.replace("  - concept: pistol\n", f"  - concept: pistol\n    {setting}\n", 1), encoding="utf-8")
+    done = CliRunner().invoke(program, ["benchmark", "gates", str(path)])
+    assert done.exit_code == 3
+    assert f"{path}: the threshold gate edits" in done.stderr

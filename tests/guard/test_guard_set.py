@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from saeuron_guard.errors import ArtefactError, GuardNotEffective, ImageRefused, ModelMismatch, SaeuronGuardError
+from saeuron_guard.errors import (
+    ArtefactError,
+    GuardNotEffective,
+    GuardWarning,
+    ImageRefused,
+    ModelMismatch,
+    SaeuronGuardError,
+)
 from saeuron_guard.guard.decision_log import DecisionLog
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.guard.guard_set import GuardSet
@@ -157,7 +165,7 @@ def test_a_call_without_policies_is_refused(pipe: Any, guards: GuardSet) -> None
     assert len(caught) == 1
     with pytest.raises(GuardNotEffective, match="nobody said"):
         batch(pipe)
-    with guards.serving("kids"), pytest.raises(GuardNotEffective, match="outside of the pipeline"):
+    with guards.serving("kids"), pytest.raises(GuardNotEffective, match="outside of the guarded pipeline"):
         pipe.unet(torch.zeros(1, 4, 8, 8), 981, torch.zeros(1, 16, 32))
 
 
@@ -259,6 +267,39 @@ def test_decisions_name_the_policy_of_each_image(pipe: Any, tmp_path: Path) -> N
     assert [[found.concept for found in line.concepts] for line in lines] == [["pistol"], [], ["Neon"]]
     assert [line.modes for line in lines] == [("enforce",), (), ("enforce",)]
     assert {line.outcome for line in lines} == {"released"}
+
+
+@pytest.mark.parametrize("asked", [["watch"], ["watch"] * 3, None], ids=["too few", "too many", "nothing said"])
+def test_a_set_that_enforces_nothing_never_withholds(pipe: Any, tmp_path: Path, asked: list[str] | None) -> None:
+    """Whatever is wrong with what was said: images leave, with a warning and a line that says what."""
+    wanted = batch(pipe, ["a pistol", "a cat"], (1, 2))
+    policies = {
+        "watch": make_policy("pistol", range(8), mode="warn", share=1.0),
+        "look": make_policy("cat", range(8), mode="observe"),
+    }
+    log = DecisionLog(tmp_path / "log.jsonl")
+    guards = GuardSet(policies).attach(pipe, log=log)
+    with (
+        guards.serving(asked) if asked else nullcontext(),
+        pytest.warns(GuardWarning, match="nothing is enforced, so images left") as told,
+    ):
+        images = batch(pipe, ["a pistol", "a cat"], (1, 2))
+    assert torch.equal(images, wanted)
+    assert not any("withheld" in str(warning.message) for warning in told)
+    assert len(guards.report().images) == 2
+    guards.detach()
+    (line,) = decisions_of(log.path)
+    assert line.outcome == "released-unguarded"
+    assert "withheld" not in line.why
+
+
+def test_what_was_said_stays_said(pipe: Any, guards: GuardSet) -> None:
+    """A list that is changed inside the block takes no policy off."""
+    chosen: list[str | None] = ["kids"] * 3
+    with guards.serving(chosen):
+        chosen[:] = [None] * 3
+        batch(pipe)
+    assert [image.policy for image in guards.report().images] == ["kids"] * 3
 
 
 def test_a_call_without_policies_has_its_line(pipe: Any, tmp_path: Path) -> None:

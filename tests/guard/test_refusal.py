@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from saeuron_guard.errors import GuardNotEffective, ImageRefused
+from saeuron_guard.errors import GuardNotEffective, GuardWarning, ImageRefused
 from saeuron_guard.guard.decision_log import DecisionLog
 from saeuron_guard.guard.guard import Guard
 from saeuron_guard.guard.presence import present_in
@@ -62,7 +63,9 @@ def test_by_default_no_image_of_the_call_is_given(pipe: Any, on: Attach, shares:
     """The error names the image and the concept, the report flags it; the next call without it is given."""
     most = shares.index(max(shares))
     guard = on(make_detector(max(shares)))
-    with pytest.raises(ImageRefused, match=rf"refuses image {most}: pistol \(fired at") as caught:
+    with pytest.raises(
+        ImageRefused, match=rf"policy tiny refuses image {most}: pistol \(fired at.*refuse='blank'"
+    ) as caught:
         draw(pipe, prompt=PROMPTS)
     assert caught.value.refused == {most: ("pistol",)}
     assert caught.value.exit_code == 3
@@ -178,6 +181,47 @@ def test_images_that_cannot_be_told_apart_are_withheld(pipe: Any, on: Attach, mo
     monkeypatch.setattr("saeuron_guard.guard.attach.image_count", lambda _: 4)
     with pytest.raises(GuardNotEffective, match="no multiple of the pipeline's images"):
         draw(pipe, prompt=PROMPTS)
+
+
+@pytest.mark.parametrize("share", [0.01, 1.0])
+def test_another_pipeline_on_the_model_cannot_get_around_it(pipe: Any, on: Attach, share: float) -> None:
+    """Nobody looks at the images of a pipeline that shares the denoiser, so a guard that refuses gives none there.
+
+    One that only edits acts there as everywhere; one that only warns lets them leave, and says so.
+    """
+    other = type(pipe)(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    stock = draw(other)
+    guard = on(make_detector(share), refuse="blank")
+    with pytest.raises(GuardNotEffective, match=r"outside of the guarded pipeline.*cannot be refused"):
+        draw(other)
+    guard.detach()
+    guard = on(make_detector(share, "warn"))
+    with pytest.warns(GuardWarning, match="outside of the guarded pipeline"):
+        assert torch.equal(draw(other), stock)
+    guard.detach()
+    on(make_guard())
+    assert not torch.equal(draw(other), stock)
+
+
+def test_a_logged_guard_gives_no_image_without_a_line(pipe: Any, on: Attach, tmp_path: Path) -> None:
+    """Not through a pipeline that shares the denoiser either."""
+    other = type(pipe)(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    on(make_guard(), log=DecisionLog(tmp_path / "log.jsonl"))
+    with pytest.raises(GuardNotEffective, match="decisions cannot be logged"):
+        draw(other)
+    draw(pipe)
+
+
+def test_every_image_is_warned_of(pipe: Any, on: Attach) -> None:
+    """Also under Python's default filter, which shows equal texts from one place once."""
+    on(make_detector(0.01, "warn"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            draw(pipe)
+    assert len([warning for warning in caught if warning.category is GuardWarning]) == 3
 
 
 def test_what_cannot_be_blanked_is_withheld() -> None:
