@@ -89,12 +89,14 @@ def _write(
     from saeuron_guard.report.images import side_by_side, write_image
 
     base, guarded = drawing.images.base[0], drawing.images.guarded[0]
+    verb = "refused by" if drawing.last[0].refused else "with"
+    caption = f"{verb} {policy.name} {policy.version}"
     sheet = side_by_side(
         base,
         guarded,
         title=f"{prompt} (seed {seed})",
         base_caption="without the guard",
-        guarded_caption=f"with {policy.name} {policy.version}",
+        guarded_caption=caption,
     )
     write_image(base, folder / "without.png")
     write_image(guarded, folder / "with.png")
@@ -106,7 +108,7 @@ def _write(
             guarded,
             title=f"{fired[0].concept}: where its features fired",
             base_caption="without the guard; coloured where they fired",
-            guarded_caption=f"with {policy.name} {policy.version}",
+            guarded_caption=caption,
         )
         write_image(heat, folder / "heat.png")
     write_text(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
