@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from saeuron_guard.compiler.config import GuardConfig
@@ -25,8 +24,6 @@ from saeuron_guard.guard.threshold_gate import firing_by_threshold
 from saeuron_guard.registry.records import ModelRecord
 from saeuron_guard.verify.drawing import Progress, draw
 from saeuron_guard.verify.plan import Shot
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(slots=True)
@@ -84,7 +81,7 @@ def compare_gates(
     if not shots:
         raise CannotEvaluate("there are no prompts to draw")
     found: dict[tuple[str, str], Agreement] = {}
-    with _asking_both(pipe, guard.config, _tables(guard), found), _attached(guard, pipe, "exact"):
+    with _asking_both(pipe, guard.config, guard.tables, found), _attached(guard, pipe, "exact"):
         exact = draw(pipe, model, shots, "drawing with the exact gate", on_progress)
     with _attached(guard, pipe, "threshold"):
         other = draw(pipe, model, shots, "drawing with the threshold gate", on_progress)
@@ -108,11 +105,6 @@ def _attached(guard: Guard, pipe: Any, gate: str) -> Iterator[None]:
         yield
     finally:
         guard.detach()
-
-
-def _tables(guard: Guard) -> dict[str, HookpointTables]:
-    coders = guard.coders
-    return {point.hookpoint: HookpointTables.build(point, coders[point.hookpoint]) for point in guard.config.hookpoints}
 
 
 @contextmanager

@@ -247,9 +247,8 @@ def _installed(pipe: Any, variant: Variant, guard: Guard, watch: Stopwatch) -> I
 
 def _held(guard: Guard) -> dict[str, int]:
     """Bytes of the tensors that an attached guard holds."""
-    tables = guard._content.tables  # noqa: SLF001 - nobody but a benchmark wants to know
     coders = sum(tensor.nbytes for coder in guard.coders.values() for tensor in coder.state_dict().values())
-    rest = sum(value.nbytes for table in tables.values() for value in _tensors_of(table))
+    rest = sum(value.nbytes for table in guard.tables.values() for value in _tensors_of(table))
     return {"weights of the SAEs": coders, "tables": rest}
 
 

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
@@ -77,7 +78,7 @@ def _row(variant: dict[str, Any]) -> tuple[str, ...]:
         variant["name"],
         "-" if variant["fired"] is None else f"{variant['fired']:.1%}",
         *(f"{figure:.3f}" for figure in (variant["step"], min(variant["steps"]), max(variant["steps"]))),
-        f"{sorted(variant['hooks'])[len(variant['hooks']) // 2] * 1000:.1f} ms" if guarded else "-",
+        f"{median(variant['hooks']) * 1000:.1f} ms" if guarded else "-",
         f"{variant['share_a_hookpoint']:.3%}" if guarded else "-",
         "-" if variant["target"] is None else f"<= {variant['target']:.1%}",
         {None: "-", True: "yes", False: "NO"}[variant["met"]],

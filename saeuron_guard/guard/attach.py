@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from saeuron_guard.errors import GuardNotEffective, GuardWarning, ModelMismatch, SaeuronGuardError
+from saeuron_guard.errors import GuardNotEffective, ModelMismatch, SaeuronGuardError
 from saeuron_guard.guard.admission import guarded_class, is_compiled, refuse_guarded, why_not_outside
 from saeuron_guard.guard.branches import RowLayout, is_guided, stacks_branches
 from saeuron_guard.guard.bypass import refuse_bypasses
@@ -28,7 +27,7 @@ from saeuron_guard.guard.site import Site, block_at, device_of, is_at
 from saeuron_guard.guard.succession import Succession
 from saeuron_guard.guard.tables import HookpointTables
 from saeuron_guard.guard.tally import Tally
-from saeuron_guard.guard.telling import as_told, warn
+from saeuron_guard.guard.telling import as_told, warn, warn_once
 from saeuron_guard.guard.verdict import released
 from saeuron_guard.names import GATES, REFUSALS
 
@@ -117,9 +116,7 @@ class Attachment:
                 return hook(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever fails in it, watching must not cost an image
                 if not runtime.note(error):
-                    told = f"the guard did not run, and nothing is enforced, so the call went on: {as_told(error)}"
-                    # Python shows it once, not in every step.
-                    warnings.warn(told, GuardWarning, stacklevel=2)
+                    warn_once(f"the guard did not run, and nothing is enforced, so the call went on: {as_told(error)}")
                 return None
 
         return noting
@@ -143,7 +140,6 @@ class Attachment:
         with recorded(self.options.recorder, Record(request_of(call, pipe, args, kwargs), self.roster)) as record:
             with self._expected(record):
                 record.assignment = assignment_of(self.succession, self.roster)
-            with self._expected(record):
                 self.check_in_place(pipe)
             assignment = record.assignment
             if isinstance(self.runtime, GraphRuntime):

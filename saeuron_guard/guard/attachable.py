@@ -117,6 +117,11 @@ class Attachable:
         return dict(self._content.coders)
 
     @property
+    def tables(self) -> Mapping[str, HookpointTables]:
+        """What all rules say at each hookpoint."""
+        return dict(self._content.tables)
+
+    @property
     def concepts(self) -> tuple[str, ...]:
         """The concepts that the guard has rules for, in the order of the configuration."""
         return self._content.roster.concepts

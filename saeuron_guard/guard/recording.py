@@ -56,7 +56,7 @@ class Request:
 class Record:
     """One pipeline call: what was asked for, by which policies, and what came of it.
 
-    ``generation``: what was counted, as soon as the model is called.  ``refused``: images, with the concepts for which.
+    ``generation``: what was counted, as soon as the model is called.
     ``problems``: why the guard did not run as it should, if its images leave all the same.
     """
 
@@ -64,8 +64,21 @@ class Record:
     roster: Roster
     assignment: Assignment | None = None
     generation: Generation | None = None
-    refused: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     problems: list[Exception] = field(default_factory=list)
+    _reports: tuple[ImageReport, ...] | None = None
+
+    def reports(self) -> tuple[ImageReport, ...]:
+        """What fired in each image of a call that has ended; waits for the device once, however many ask."""
+        if self.generation is None:
+            return ()
+        if self._reports is None:
+            self._reports = self.generation.images.reports(self.roster.concepts)
+        return self._reports
+
+    @property
+    def refused(self) -> Mapping[int, tuple[str, ...]]:
+        """Which images are refused, each with the concepts for which."""
+        return self.generation.images.refused if self.generation else {}
 
 
 def request_of(call: Callable[..., Any], pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Request:
@@ -161,7 +174,7 @@ class Recorder:
             return [self._all_images(record, call, UNGUARDED, as_told(record.problems[0]))]
         generation = record.generation
         images = generation.images.images if generation else None
-        reports = generation.images.reports(self._roster.concepts) if generation and images else ()
+        reports = record.reports() if images else ()
         if not images or len(reports) != images:
             return [self._all_images(record, call, WITHHELD if withheld else RELEASED, withheld)]
         return [self._one_image(record, call, report, images, withheld) for report in reports]

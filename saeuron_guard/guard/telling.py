@@ -1,4 +1,4 @@
-"""How a guard warns: each time, in words that say what was done."""
+"""How a guard warns: of each image, in words that say what was done."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def warn(message: str) -> None:
     of the same concept has the same text.
     """
     warnings.warn_explicit(message, GuardWarning, filename=__file__, lineno=0, module=__name__)
+
+
+def warn_once(message: str) -> None:
+    """Issue a GuardWarning that Python's default filter shows once: for what is so in every step."""
+    warnings.warn(message, GuardWarning, stacklevel=2)
 
 
 def as_told(error: Exception) -> str:

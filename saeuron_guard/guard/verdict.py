@@ -24,7 +24,6 @@ def released(record: Record, generation: Generation, output: Any, refuse: str) -
         for image, concepts in present.items()
         if any(found.refused for found in concepts)
     }
-    record.refused = refused
     generation.images.refused = refused
     _warn_of(record, present)
     if refused and refuse == "error":
@@ -44,7 +43,7 @@ def released(record: Record, generation: Generation, output: Any, refuse: str) -
 
 def _present(record: Record, generation: Generation) -> dict[int, tuple[Present, ...]]:
     """The concepts that are present in each image, by the policy that the image has."""
-    reports = generation.images.reports(record.roster.concepts)
+    reports = record.reports()
     if not reports and generation.images.images != 0:
         raise GuardNotEffective(
             "the rows of the model's calls are no multiple of the pipeline's images, so single images cannot be judged "
